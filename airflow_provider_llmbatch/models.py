@@ -10,6 +10,7 @@ since there are many: decoding one leaves its body as undecoded bytes.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -62,6 +63,19 @@ Count = Annotated[int, BeforeValidator(_none_means_zero)]
 """A count that some servers send as ``null`` while they do not know it."""
 
 
+def _whole_seconds(moment: object) -> object:
+    """Seconds since 1970, from the numbers and ISO texts that servers send for them; 0 and "" mean not yet."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment).timestamp()
+        except ValueError:
+            return None
+    return int(moment) if isinstance(moment, int | float) and moment > 0 else None
+
+
+Timestamp = Annotated[int | None, BeforeValidator(_whole_seconds)]
+
+
 class File(_Model):
     """A file as a provider stores it.
 
@@ -71,8 +85,8 @@ class File(_Model):
     id: str
     object: Literal["file"] = "file"
     bytes: Count = 0
-    created_at: int | None = None
-    expires_at: int | None = None
+    created_at: Timestamp = None
+    expires_at: Timestamp = None
     filename: str | None = None
     purpose: str | None = None
     status: str | None = None
@@ -141,15 +155,15 @@ class Batch(_Model):
     errors: BatchErrors | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
-    created_at: int | None = None
-    in_progress_at: int | None = None
-    expires_at: int | None = None
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
+    created_at: Timestamp = None
+    in_progress_at: Timestamp = None
+    expires_at: Timestamp = None
+    finalizing_at: Timestamp = None
+    completed_at: Timestamp = None
+    failed_at: Timestamp = None
+    expired_at: Timestamp = None
+    cancelling_at: Timestamp = None
+    cancelled_at: Timestamp = None
     request_counts: RequestCounts = Field(default_factory=RequestCounts)
     usage: Usage | None = None
     metadata: dict[str, str] | None = None

@@ -1,0 +1,311 @@
+"""The way to a provider: one httpx client, with time-outs, retries, Retry-After, errors in our words, and no secret
+in any.
+
+httpx, because Airflow itself runs on it, so it costs no import and no dependency; and because it streams both ways.
+
+What may be repeated is the caller's to say: ``repeat=False`` gives a call exactly one attempt that may have reached the
+provider. Attempts that certainly did not reach it, and those it asked to bring later (429), are repeated all the same.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from airflow_provider_llmbatch import __version__
+from airflow_provider_llmbatch.adapters.refusals import Answer, error_of, retry_after_of
+from airflow_provider_llmbatch.errors import (
+    BrokenTransferError,
+    ConnectionSettingsError,
+    LLMBatchError,
+    RateLimitError,
+    UnavailableError,
+    UnexpectedAnswerError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pydantic import JsonValue
+
+BLOCK_BYTES: Final = 256 * 1024
+"""How much of a file is in memory at a time."""
+
+_FIRST_DELAY: Final = 0.5
+_LONGEST_DELAY: Final = 8.0
+_REPEATABLE_STATUSES: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_SHORTEST_SECRET: Final = 6  # shorter ones, such as "none" for a keyless server, would blot out innocent words
+
+
+@dataclass(frozen=True)
+class TransportSettings:
+    """How to reach a provider.
+
+    :param ca_bundle: PEM file (or folder of hashed certificates) to trust instead of the public authorities.
+    :param proxy: URL of an HTTP proxy; without it the usual environment variables count.
+    :param connect_timeout: Seconds to wait for a connection.
+    :param timeout: Seconds to wait for each single read or write, not for a whole transfer.
+    :param max_attempts: How often a call that is safe to repeat is made.
+    :param longest_retry_after: Seconds that a call may sleep because the provider says so; above, it raises.
+    """
+
+    ca_bundle: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # may hold a password
+    connect_timeout: float = 10.0
+    timeout: float = 60.0
+    max_attempts: int = 5
+    longest_retry_after: float = 60.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a provider's API.
+
+    :param action: What it does, to complete "asked to …" in an error: ``look up batch_abc``.
+    :param body: Gives the body anew for each attempt; ``None`` for a call without one.
+    :param repeat: Whether an attempt that may have reached the provider is repeated.
+    """
+
+    method: str
+    path: str
+    action: str
+    params: Mapping[str, str] | None = None
+    json: JsonValue = None
+    headers: Mapping[str, str] | None = None
+    body: Callable[[], Iterator[bytes]] | None = None
+    repeat: bool = True
+
+
+class HttpClient:
+    """A provider's base URL and headers, and how to call it. Safe to use from several threads.
+
+    :param title: The provider's name in messages.
+    :param headers: Sent with each call.
+    :param secrets: What must never stand in a message, even if the provider itself writes it there.
+    :param sleep: Waits between attempts; replaced in tests only.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        title: str,
+        headers: Mapping[str, str],
+        settings: TransportSettings,
+        secrets: tuple[str, ...] = (),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.title = title
+        self._settings = settings
+        self._sleep = sleep
+        proxy_password = _password_of(settings.proxy)
+        self._secrets = tuple(s for s in (*secrets, settings.proxy, proxy_password) if s and len(s) >= _SHORTEST_SECRET)
+        try:
+            self._client = httpx.Client(
+                base_url=base_url.rstrip("/") + "/",
+                headers={"User-Agent": f"airflow-provider-llmbatch/{__version__}", **headers},
+                verify=_ssl_context(settings.ca_bundle),
+                proxy=settings.proxy,
+                timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
+                follow_redirects=False,  # a redirect to another host would carry the key along
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        else:
+            return
+        raise ConnectionSettingsError(
+            self.redacted(f"This connection cannot be used: {problem}. Mend its base URL, proxy or headers.")
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def redacted(self, text: str) -> str:
+        """The text without any secret of this connection."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def send(self, call: Call) -> bytes:
+        """Make a call and return the answer's body.
+
+        :raises LLMBatchError: As ``errors`` describes. If it is an ``UnavailableError``, ``reached`` tells whether the
+            provider may have acted.
+        """
+        return self._until_answered(call, lambda: self._attempt(call))
+
+    def stream(self, call: Call) -> Iterator[bytes]:
+        """Stream the body of an answer in blocks; a transfer that breaks off goes on at the byte where it ended.
+
+        The content must not change between attempts, which holds for files at every provider: they are written once.
+        """
+        received = 0
+        failures = 0
+        while True:
+            before = received
+            problem: UnavailableError | None = None
+            try:
+                for block in self._blocks(call, received):
+                    received += len(block)
+                    yield block
+            except UnavailableError as error:
+                problem = error
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                problem = BrokenTransferError(
+                    self.redacted(
+                        f"{self.title} broke off after {received:,} bytes when asked to {call.action} "
+                        f"({_named(error)}). Nothing was lost at the provider, and a retry starts over."
+                    ),
+                    reached=not isinstance(error, _NEVER_SENT),
+                )
+            if problem is None:
+                return
+            failures = 1 if received > before else failures + 1
+            self._wait_or_raise(problem, failures)
+
+    def _blocks(self, call: Call, offset: int) -> Iterator[bytes]:
+        # Ranges count the bytes on the wire, so an answer must not be compressed.
+        headers = {**(call.headers or {}), "Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        with self._client.stream(call.method, call.path.lstrip("/"), params=call.params, headers=headers) as response:
+            if offset and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return  # everything had arrived; only the end was not seen
+            if not response.is_success:
+                response.read()
+            self._check(call, response)
+            starts_at = _start_of_range(response)
+            if starts_at > offset:
+                raise UnexpectedAnswerError(
+                    f"{self.title} sent bytes from {starts_at} on when asked for those from {offset} on. A retry "
+                    "starts over; nothing was billed by it."
+                )
+            skip = offset - starts_at  # a server without ranges sends the file from its start
+            for block in response.iter_bytes(BLOCK_BYTES):
+                if skip >= len(block):
+                    skip -= len(block)
+                    continue
+                yield block[skip:]
+                skip = 0
+
+    def _attempt(self, call: Call) -> bytes:
+        request = self._client.build_request(
+            call.method,
+            call.path.lstrip("/"),
+            params=call.params,
+            json=call.json,
+            headers=call.headers,
+            content=call.body() if call.body else None,
+        )
+        try:
+            response = self._client.send(request)
+        except httpx.TransportError as error:
+            failure = error
+        except httpx.DecodingError as error:
+            failure = httpx.RemoteProtocolError(str(error))
+        else:
+            self._check(call, response)
+            return response.content
+        # Outside the except block: the foreign error could carry a secret in its text, so it is not chained.
+        raise self._unreachable(call, failure)
+
+    def _check(self, call: Call, response: httpx.Response) -> None:
+        """Raise unless this is a success of the API itself."""
+        is_page = response.headers.get("content-type", "").lower().startswith("text/html")
+        if response.is_success and not is_page:
+            return
+        answer = Answer(
+            status_code=response.status_code,
+            body=response.content if response.is_stream_consumed else b"",
+            request_id=response.headers.get("x-request-id"),
+            retry_after=retry_after_of(response.headers),
+            is_page=is_page,
+            location=response.headers.get("location"),
+        )
+        raise error_of(answer, title=self.title, action=call.action, redacted=self.redacted)
+
+    def _unreachable(self, call: Call, failure: httpx.TransportError) -> LLMBatchError:
+        text = self.redacted(_named(failure))
+        host = self.redacted(str(self._client.base_url))
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return ConnectionSettingsError(
+                f"{host} shows a certificate that is not trusted, so {self.title} was not asked to {call.action} "
+                f"({text}). "
+                "Nothing was sent or billed. Set the connection's CA bundle to the authority that signed it."
+            )
+        reached = not isinstance(failure, _NEVER_SENT)
+        fate = "It may have acted on the call all the same." if reached else "Nothing was sent or billed."
+        return UnavailableError(
+            f"{self.title} at {host} did not answer when asked to {call.action} ({text}). {fate} A retry may succeed.",
+            reached=reached,
+        )
+
+    def _until_answered(self, call: Call, attempt: Callable[[], bytes]) -> bytes:
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except LLMBatchError as error:
+                failures += 1
+                if not (call.repeat or _certainly_not_acted_on(error)):
+                    raise
+                self._wait_or_raise(error, failures)
+
+    def _wait_or_raise(self, error: LLMBatchError, failures: int) -> None:
+        may_help = isinstance(error, UnavailableError) or error.status_code in _REPEATABLE_STATUSES
+        if not may_help or failures >= self._settings.max_attempts:
+            raise error
+        asked = error.retry_after if isinstance(error, UnavailableError) else None
+        if asked is not None and asked > self._settings.longest_retry_after:
+            raise error
+        # Jitter, so that many tasks that failed together do not come back together.
+        backoff = min(_FIRST_DELAY * 2 ** (failures - 1), _LONGEST_DELAY) * random.uniform(0.75, 1.0)
+        self._sleep(backoff if asked is None else max(asked, 0.0))
+
+
+def _certainly_not_acted_on(error: LLMBatchError) -> bool:
+    return isinstance(error, RateLimitError) or (isinstance(error, UnavailableError) and not error.reached)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _start_of_range(response: httpx.Response) -> int:
+    """Where a body begins in its file (RFC 9110, section 14.4: ``Content-Range: bytes 5-9/10``)."""
+    if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    first = response.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+    return int(first) if first.isdigit() else 0
+
+
+def _password_of(url: str | None) -> str | None:
+    try:
+        return httpx.URL(url).password if url else None
+    except httpx.InvalidURL:
+        return None  # the client refuses the URL itself, a few lines on
+
+
+@lru_cache(maxsize=32)
+def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Made once for a process: each takes 23 ms and a megabyte, which a thousand triggers would feel."""
+    if ca_bundle is None:
+        return httpx.create_ssl_context()
+    path = Path(ca_bundle)
+    try:
+        return ssl.create_default_context(
+            cafile=ca_bundle if path.is_file() else None, capath=ca_bundle if path.is_dir() else None
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ConnectionSettingsError(
+            f"The CA bundle {ca_bundle} of this connection cannot be read ({error}). Nothing was sent or billed."
+        ) from error

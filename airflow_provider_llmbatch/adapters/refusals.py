@@ -1,0 +1,148 @@
+"""What a provider's refusal means: from an HTTP answer to the error that tells its reader what to do next.
+
+The status decides; the code inside the body only where one status has two meanings (429). Bodies have OpenAI's shape,
+``{"error": {"message", "type", "param", "code"}}``, or none at all when a gateway answered.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+from airflow_provider_llmbatch.errors import (
+    AccessRefusedError,
+    LLMBatchError,
+    NotFoundError,
+    QuotaExceededError,
+    RateLimitError,
+    RequestRefusedError,
+    UnavailableError,
+    UnexpectedAnswerError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_LONGEST_QUOTE: Final = 500  # characters of a provider's words in a message of ours
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back, as far as an error needs it.
+
+    :param retry_after: Seconds, if the provider named any.
+    :param is_page: Whether the body is HTML, which no provider's API sends.
+    :param location: Where a redirect points.
+    """
+
+    status_code: int
+    body: bytes
+    request_id: str | None = None
+    retry_after: float | None = None
+    is_page: bool = False
+    location: str | None = None
+
+
+def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str], str]) -> LLMBatchError:
+    """The error for an answer that is no success."""
+    code, message = _reason(answer)
+    status = answer.status_code
+    quoted = redacted(" ".join(str(part) for part in (status, code) if part) + (f": {message}" if message else ""))
+    request_id = f", request id {answer.request_id}" if answer.request_id else ""
+    asked = f"{title} was asked to {action} and answered {quoted}{request_id}."
+
+    if answer.is_page or 300 <= status < 400:
+        where = f" (a redirect to {redacted(answer.location)})" if answer.location else ""
+        return UnexpectedAnswerError(
+            f"{asked} That is a web page or a redirect{where}, so something else than the API answered: a proxy, a "
+            "log-in "
+            "page, a wrong base URL. A retry helps only if that is passing; else mend the connection's base URL.",
+            status_code=status,
+            code=code,
+            request_id=answer.request_id,
+            retry_after=answer.retry_after,
+        )
+    if status == 429:
+        return _too_many(answer, asked, code)
+    if status >= 500 or status in (408, 425):
+        return UnavailableError(
+            f"{asked} That is an outage on its side. A retry may succeed.",
+            status_code=status,
+            code=code,
+            request_id=answer.request_id,
+            retry_after=answer.retry_after,
+        )
+    kind, advice = _REFUSALS.get(status, _OTHER_REFUSAL)
+    return kind(f"{asked} Nothing was billed. {advice}", status_code=status, code=code, request_id=answer.request_id)
+
+
+def _too_many(answer: Answer, asked: str, code: str | None) -> LLMBatchError:
+    if code == "insufficient_quota":
+        return QuotaExceededError(
+            f"{asked} The account is out of money or over its budget. Nothing was billed. A retry would be refused "
+            "again: mend the provider's billing.",
+            status_code=answer.status_code,
+            code=code,
+            request_id=answer.request_id,
+        )
+    wait = f" for {answer.retry_after:g} s" if answer.retry_after is not None else ""
+    return RateLimitError(
+        f"{asked} It asks to wait{wait}. Nothing was billed. A retry after that may succeed.",
+        status_code=answer.status_code,
+        code=code,
+        request_id=answer.request_id,
+        retry_after=answer.retry_after,
+        reached=False,
+    )
+
+
+_OTHER_REFUSAL: Final[tuple[type[LLMBatchError], str]] = (
+    RequestRefusedError,
+    "A retry would be refused again: mend what was asked for.",
+)
+_REFUSALS: Final[dict[int, tuple[type[LLMBatchError], str]]] = {
+    401: (AccessRefusedError, "A retry would be refused again: mend the key in the connection."),
+    403: (
+        AccessRefusedError,
+        "A retry would be refused again: the key lacks the right, or the network is not allowed.",
+    ),
+    404: (
+        NotFoundError,
+        "A retry would not find it either: it was deleted, has expired, or belongs to another account.",
+    ),
+    413: (RequestRefusedError, "A retry would be refused again: split the input."),
+}
+
+
+def _reason(answer: Answer) -> tuple[str | None, str | None]:
+    """Code and message of an answer's body, whatever it is made of."""
+    try:
+        body = json.loads(answer.body.decode("utf-8-sig"))
+    except ValueError:
+        text = "" if answer.is_page else " ".join(answer.body.decode("utf-8", "replace").split())
+        return None, text[:_LONGEST_QUOTE] or None
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if not isinstance(error, dict):
+        return None, str(error)[:_LONGEST_QUOTE] or None
+    code = error.get("code") or error.get("type")
+    message = error.get("message") or error.get("detail")
+    return (str(code) if code else None), (str(message)[:_LONGEST_QUOTE] if message else None)
+
+
+def retry_after_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds a provider asks to wait: ``retry-after-ms``, else ``retry-after`` in seconds or as an HTTP date."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) / scale
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(seconds):
+            return max(seconds, 0.0)
+    try:
+        return max(parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time(), 0.0)
+    except (KeyError, TypeError, ValueError):
+        return None
