@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from airflow_provider_llmbatch.models import BATCH_ENDPOINTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import BinaryIO
@@ -24,6 +26,7 @@ class Limits:
 
     :param max_requests: Lines of one input file.
     :param max_file_bytes: Bytes of one input file.
+    :param endpoints: What its lines may ask for.
     :param max_metadata_pairs: Metadata of one batch; one pair is the package's own key.
     :param max_metadata_key_chars: Characters of a metadata key.
     :param max_metadata_value_chars: Characters of a metadata value.
@@ -31,6 +34,7 @@ class Limits:
 
     max_requests: int
     max_file_bytes: int
+    endpoints: frozenset[str] = BATCH_ENDPOINTS
     max_metadata_pairs: int = 16
     max_metadata_key_chars: int = 64
     max_metadata_value_chars: int = 512

@@ -1,0 +1,116 @@
+"""Waiting for a batch, decided without I/O: (batch or error, now) -> wait, done, give up, out of time.
+
+Nothing here sleeps, asks or logs. A worker and a triggerer drive the same generator, each with its own sleep and its
+own way to ask, so that they cannot come to differ.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from airflow_provider_llmbatch.errors import AccessRefusedError, LLMBatchError, NotFoundError, UnavailableError
+from airflow_provider_llmbatch.models import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+_SHARE_OF_AGE: Final = 0.05
+_JITTER: Final = 0.1
+_REFUSALS_TO_BELIEVE: Final = 3
+
+
+@dataclass(frozen=True)
+class PollPolicy:
+    """How long and how often to look.
+
+    :param deadline: When to give up, in seconds since 1970: wall-clock time, so that a restart does not move it.
+    :param min_interval: Seconds between two looks at a young batch.
+    :param max_interval: Seconds between two looks at an old one; between them a twentieth of its age.
+    """
+
+    deadline: float
+    min_interval: float = 10.0
+    max_interval: float = 300.0
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Look again after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """The batch ended, well or badly."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Looking on is pointless, and says nothing about the batch: it may still run."""
+
+    error: LLMBatchError
+
+
+@dataclass(frozen=True)
+class OutOfTime:
+    """The deadline passed, and the batch has not ended as far as is known."""
+
+
+Look: TypeAlias = Batch | LLMBatchError
+Verdict: TypeAlias = Done | GiveUp | OutOfTime
+
+
+def decide(look: Look, now: float, policy: PollPolicy, *, failures: int, jitter: float = 0.0) -> Wait | Verdict:
+    """What one look means.
+
+    :param look: The batch, or why it could not be seen.
+    :param now: Seconds since 1970.
+    :param failures: How many looks in a row failed, this one included.
+    :param jitter: From -1 to 1: spreads the looks of many tasks that began together.
+    """
+    if isinstance(look, Batch) and look.is_terminal:
+        return Done(look)
+    if isinstance(look, LLMBatchError) and not _is_bearable(look, failures):
+        return GiveUp(look)
+    if now >= policy.deadline:
+        return OutOfTime()
+    seconds = _interval(look, now, policy, failures) * (1.0 + _JITTER * jitter)
+    return Wait(min(seconds, policy.deadline - now))
+
+
+def _interval(look: Look, now: float, policy: PollPolicy, failures: int) -> float:
+    if isinstance(look, Batch):
+        age = now - look.created_at if look.created_at is not None else 0.0
+        return _between(policy.min_interval, age * _SHARE_OF_AGE, policy.max_interval)
+    backoff = _between(policy.min_interval, policy.min_interval * 2 ** min(failures - 1, 16), policy.max_interval)
+    asked = look.retry_after if isinstance(look, UnavailableError) else None
+    return backoff if asked is None else max(backoff, asked)
+
+
+def _between(low: float, value: float, high: float) -> float:
+    return max(low, min(value, high))
+
+
+def _is_bearable(error: LLMBatchError, failures: int) -> bool:
+    """Outages are borne up to the deadline. Refusals are not believed at once: keys are rotated, and listings lag."""
+    if isinstance(error, AccessRefusedError | NotFoundError):
+        return failures < _REFUSALS_TO_BELIEVE
+    return error.retriable
+
+
+def watch(policy: PollPolicy, *, clock: Callable[[], float] = time.time) -> Generator[Wait, Look, Verdict]:
+    """Yield how long to wait before the next look, take what it saw, and return the verdict."""
+    failures = 0
+    look = yield Wait(0.0)
+    while True:
+        failures = failures + 1 if isinstance(look, LLMBatchError) else 0
+        decision = decide(look, clock(), policy, failures=failures, jitter=random.uniform(-1.0, 1.0))
+        if not isinstance(decision, Wait):
+            return decision
+        look = yield decision

@@ -1,0 +1,64 @@
+"""What a waiting task says in its log: one line for each change, readable as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from airflow_provider_llmbatch.errors import LLMBatchError
+    from airflow_provider_llmbatch.models import Batch
+
+_BAR_WIDTH: Final = 20
+
+
+@dataclass
+class Progress:
+    """Remembers what was said, so that nothing is said twice."""
+
+    _said: tuple[str, int, int, int] | None = None
+    _outage: str | None = None
+
+    def of_batch(self, batch: Batch, now: float) -> str | None:
+        """A line if the batch changed since the last one, else ``None``; ``now`` in seconds since 1970."""
+        self._outage = None
+        counts = batch.request_counts
+        seen = (batch.provider_status or batch.status, counts.total, counts.completed, counts.failed)
+        if seen == self._said:
+            return None
+        self._said = seen
+        if not counts.total:
+            return f"Batch {batch.id} is {seen[0]}"
+        share = min(counts.done / counts.total, 1.0)
+        filled = int(share * _BAR_WIDTH)
+        bar = "#" * filled + "." * (_BAR_WIDTH - filled)
+        parts = [f"{counts.done:,}/{counts.total:,} done", f"{counts.failed:,} failed", *_pace(batch, now)]
+        return f"[{bar}] {share:5.0%}  {', '.join(parts)}"
+
+    def of_outage(self, error: LLMBatchError) -> str | None:
+        """A line when looks begin to fail, or fail in another way, else ``None``."""
+        kind = f"{type(error).__name__} {error.status_code}"
+        if kind == self._outage:
+            return None
+        self._outage = kind
+        return f"{error} The batch goes on at the provider; looking again, with growing pauses, until the deadline."
+
+
+def _pace(batch: Batch, now: float) -> list[str]:
+    """Requests per second and the time left, while both can be told."""
+    counts = batch.request_counts
+    elapsed = now - batch.in_progress_at if batch.in_progress_at is not None else 0.0
+    if batch.is_terminal or not counts.done or elapsed <= 0:
+        return []
+    rate = counts.done / elapsed
+    pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.0f}/h"
+    left = (counts.total - counts.done) / rate
+    return [pace, f"about {_duration(left)} left"] if left > 0 else [pace]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
