@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.errors import LLMBatchError
+
 if TYPE_CHECKING:
-    from airflow_provider_llmbatch.errors import LLMBatchError
+    from structlog.typing import FilteringBoundLogger
+
+    from airflow_provider_llmbatch.core.polling import Look
     from airflow_provider_llmbatch.models import Batch
 
 _BAR_WIDTH: Final = 20
@@ -18,6 +22,14 @@ class Progress:
 
     _said: tuple[str, int, int, int] | None = None
     _outage: str | None = None
+
+    def report(self, look: Look, now: float, log: FilteringBoundLogger) -> None:
+        """Log what a look saw, if that is new; ``now`` in seconds since 1970."""
+        if isinstance(look, LLMBatchError):
+            if line := self.of_outage(look):
+                log.warning(line)
+        elif line := self.of_batch(look, now):
+            log.info(line, status=look.provider_status or look.status)
 
     def of_batch(self, batch: Batch, now: float) -> str | None:
         """A line if the batch changed since the last one, else ``None``; ``now`` in seconds since 1970."""

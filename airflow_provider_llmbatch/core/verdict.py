@@ -1,0 +1,110 @@
+"""What the end of a batch means for the task that waits for it: nothing, or an error with the provider's own "
+"reasons."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from airflow_provider_llmbatch.errors import (
+    BatchCancelledError,
+    BatchExpiredError,
+    BatchFailedError,
+    BatchNotCompletedError,
+    DeadlineExceededError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_llmbatch.models import Batch, BatchError
+
+_REASONS_SHOWN: Final = 5
+
+
+def error_of_end(batch: Batch, *, title: str) -> BatchNotCompletedError | None:
+    """The error for a batch that ended otherwise than completed, else ``None``.
+
+    :param title: The provider's name in messages.
+    """
+    if batch.status == "failed":
+        reasons = batch.errors.data if batch.errors else ()
+        first = reasons[0].code if reasons else None
+        return BatchFailedError(
+            f"{title} refused {batch.id} before running it: {_reasons(reasons)}. Nothing was billed. A retry would "
+            "be refused again: mend the input, and clear the tasks from the one that makes it on.",
+            batch_id=batch.id,
+            code=first,
+        )
+    if batch.status == "expired":
+        return BatchExpiredError(
+            f"{batch.id} expired {_after(batch, batch.expired_at)}with {_answered(batch)}. {_partial(batch)} A retry "
+            "would resubmit nothing; clearing this task makes a new batch of all its requests.",
+            batch_id=batch.id,
+        )
+    if batch.status == "cancelled":
+        return BatchCancelledError(
+            f"{batch.id} was cancelled {_after(batch, batch.cancelled_at)}with {_answered(batch)}. {_partial(batch)} "
+            "A retry would resubmit nothing; clearing this task makes a new batch of all its requests.",
+            batch_id=batch.id,
+        )
+    return None
+
+
+def error_of_deadline(batch: Batch, deadline: float, *, cancelled: bool) -> DeadlineExceededError:
+    """The error for a batch that did not end in time.
+
+    :param deadline: In seconds since 1970.
+    :param cancelled: Whether it was cancelled for that.
+    """
+    fate = (
+        "It was cancelled; what was answered by then is billed, and can be downloaded when the provider has ended it"
+        if cancelled
+        else "It was left running, and is billed as it goes on"
+    )
+    return DeadlineExceededError(
+        f"{batch.id} was still {batch.provider_status or batch.status} at the deadline of {moment(deadline)}, with "
+        f"{_answered(batch)}. {fate} (LLMBatchDownloadResultsOperator(batch_id={batch.id!r})). A retry would resubmit "
+        "nothing.",
+        batch_id=batch.id,
+    )
+
+
+def moment(seconds: float) -> str:
+    """A point in time as logs and messages show it, such as ``2026-11-25 03:10 UTC``."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _reasons(reasons: tuple[BatchError, ...]) -> str:
+    if not reasons:
+        return "it gave no reason"
+    shown = "; ".join(_reason(reason) for reason in reasons[:_REASONS_SHOWN])
+    more = len(reasons) - _REASONS_SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def _reason(reason: BatchError) -> str:
+    where = f"line {reason.line}: " if reason.line is not None else ""
+    param = f" [{reason.param}]" if reason.param else ""
+    what = ": ".join(part.rstrip(".") for part in (reason.code, reason.message) if part)
+    return f"{where}{what or 'no reason given'}{param}"
+
+
+def _after(batch: Batch, ended_at: int | None) -> str:
+    if batch.created_at is None or ended_at is None:
+        return ""
+    hours = (ended_at - batch.created_at) / 3600
+    return f"after {hours:.0f} h " if hours >= 1 else f"after {ended_at - batch.created_at} s "
+
+
+def _answered(batch: Batch) -> str:
+    counts = batch.request_counts
+    return f"{counts.completed:,} of {counts.total:,} requests answered"
+
+
+def _partial(batch: Batch) -> str:
+    if not batch.has_results:
+        return "There are no results to download."
+    return (
+        f"Those are billed and can be downloaded: LLMBatchDownloadResultsOperator(batch_id={batch.id!r}), also in a "
+        "task "
+        'with trigger_rule="all_done".'
+    )
