@@ -1,0 +1,1 @@
+"""What several test folders share: a real server, a proxy that breaks connections, the contract of the adapters."""
