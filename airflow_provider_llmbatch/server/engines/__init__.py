@@ -1,0 +1,1 @@
+"""What stands behind the batch server and answers single requests."""

