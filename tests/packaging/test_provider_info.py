@@ -1,0 +1,124 @@
+"""What Airflow reads about the package: valid, importable, and at one with the code that reads the fields."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module, resources
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+from airflow.providers_manager import ProvidersManager
+
+from airflow_provider_llmbatch.adapters.openai import DEFAULT_BASE_URL
+from airflow_provider_llmbatch.hooks.batch import ADAPTERS
+from airflow_provider_llmbatch.hooks.connections import OpenAIExtra
+from airflow_provider_llmbatch.provider_info import get_provider_info
+
+if TYPE_CHECKING:
+    from airflow_provider_llmbatch.hooks.settings import CommonExtra
+
+EXTRAS: dict[str, type[CommonExtra]] = {"llmbatch_openai": OpenAIExtra}
+INFO: dict[str, Any] = get_provider_info()
+CONNECTIONS: dict[str, dict[str, Any]] = {row["connection-type"]: row for row in INFO["connection-types"]}
+
+JSON_TYPES = {str: "string", float: "number", dict: "object"}
+
+
+def python_type(annotation: object) -> type:
+    """The one type of a field that may also be ``None``: ``str | None`` and ``dict[str, str]`` alike."""
+    inner = [arg for arg in getattr(annotation, "__args__", ()) if arg is not type(None)]
+    origin = getattr(annotation, "__origin__", None)
+    return origin if isinstance(origin, type) else inner[0] if inner else annotation  # type: ignore[return-value]
+
+
+def test_it_is_valid_against_airflows_schema() -> None:
+    schema = json.loads(resources.files("airflow").joinpath("provider_info.schema.json").read_text())
+    jsonschema.Draft7Validator(schema).validate(INFO)
+
+
+@pytest.mark.parametrize("kind", ["operators", "triggers", "hooks"])
+def test_every_module_that_it_names_imports(kind: str) -> None:
+    for row in INFO[kind]:
+        assert row["integration-name"] in {each["integration-name"] for each in INFO["integrations"]}
+        for module in row["python-modules"]:
+            import_module(module)
+
+
+@pytest.mark.parametrize("row", CONNECTIONS.values(), ids=CONNECTIONS)
+def test_every_hook_that_it_names_imports_and_is_of_that_connection_type(row: dict[str, Any]) -> None:
+    module, _, name = row["hook-class-name"].rpartition(".")
+    hook = getattr(import_module(module), name)
+    assert (hook.conn_type, hook.hook_name) == (row["connection-type"], row["hook-name"])
+
+
+def test_every_adapter_has_a_connection_type_and_a_form() -> None:
+    assert set(CONNECTIONS) == set(ADAPTERS) == set(EXTRAS)
+
+
+@pytest.mark.parametrize(("conn_type", "extra"), EXTRAS.items(), ids=EXTRAS)
+def test_the_form_asks_for_what_the_hook_reads_with_the_same_defaults(conn_type: str, extra: type[CommonExtra]) -> None:
+    form = CONNECTIONS[conn_type]["conn-fields"]
+    asked = {name: (field["schema"]["type"], field["schema"].get("default")) for name, field in form.items()}
+    read = {
+        name: (
+            [JSON_TYPES[python_type(field.annotation)], "null"],
+            field.get_default(call_default_factory=True) or None,
+        )
+        for name, field in extra.model_fields.items()
+    }
+    assert asked == read
+
+
+@pytest.mark.parametrize("row", CONNECTIONS.values(), ids=CONNECTIONS)
+def test_every_field_explains_itself(row: dict[str, Any]) -> None:
+    for name, field in row["conn-fields"].items():
+        assert field["label"], name
+        assert field["description"].endswith("."), name
+
+
+def test_the_proxy_is_masked_because_it_may_carry_a_password() -> None:
+    for row in CONNECTIONS.values():
+        assert row["conn-fields"]["proxy"]["schema"]["format"] == "password"
+
+
+def test_the_base_url_that_the_form_shows_is_the_one_that_an_empty_field_means() -> None:
+    assert CONNECTIONS["llmbatch_openai"]["ui-field-behaviour"]["placeholders"]["host"] == DEFAULT_BASE_URL
+
+
+def test_reading_it_imports_nothing_but_itself() -> None:
+    script = (
+        "import sys; from airflow_provider_llmbatch.provider_info import get_provider_info; get_provider_info();"
+        "print(*sorted(m for m in sys.modules if m.partition('.')[0] in ('airflow', 'httpx', 'pydantic')"
+        " or m.startswith('airflow_provider_llmbatch')))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert loaded.stdout.split() == ["airflow_provider_llmbatch", "airflow_provider_llmbatch.provider_info"]
+
+
+def test_airflow_shows_the_connection_types_and_their_forms() -> None:
+    try:
+        distribution(INFO["package-name"])
+    except PackageNotFoundError:
+        pytest.skip("the wheel is not installed; make test installs it")
+    manager = ProvidersManager()
+    for conn_type, row in CONNECTIONS.items():
+        hook = manager.hooks[conn_type]
+        assert hook is not None
+        assert (hook.hook_name, hook.hook_class_name, hook.connection_testable) == (
+            row["hook-name"],
+            row["hook-class-name"],
+            True,
+        )
+        prefix = f"extra__{conn_type}__"
+        shown = {name: widget for name, widget in manager.connection_form_widgets.items() if name.startswith(prefix)}
+        assert {name.removeprefix(prefix) for name in shown} == set(row["conn-fields"])
+        assert [name for name, widget in shown.items() if widget.is_sensitive] == [f"{prefix}proxy"]
+        assert manager.field_behaviours[conn_type] == {
+            "hidden_fields": row["ui-field-behaviour"]["hidden-fields"],
+            "relabeling": row["ui-field-behaviour"]["relabeling"],
+            "placeholders": row["ui-field-behaviour"]["placeholders"],
+        }
