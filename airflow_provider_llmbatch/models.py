@@ -198,11 +198,12 @@ class ResultError(msgspec.Struct, frozen=True, gc=False, omit_defaults=False):
 
 
 class ResultResponse(msgspec.Struct, frozen=True, gc=False, omit_defaults=False):
-    """The provider's answer to one request; ``body`` is the endpoint's normal body, undecoded."""
+    """The provider's answer to one request; ``body`` is the endpoint's normal body, undecoded, or JSON's ``null``."""
 
     status_code: int | None = None
     request_id: str | None = None
-    body: msgspec.Raw | None = None
+    # Not ``Raw | None``: msgspec decodes the members of a union, so it would accept nothing but null.
+    body: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Result(msgspec.Struct, frozen=True, gc=False, omit_defaults=False):

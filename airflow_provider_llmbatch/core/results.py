@@ -172,7 +172,7 @@ def _result_error(error: _Error | str) -> ResultError:
 
 def _with_decoded_text(response: ResultResponse) -> ResultResponse:
     """Some servers send the body as a text that holds JSON; it becomes what it holds, on one line."""
-    if response.body is None or bytes(response.body)[:1] != b'"':
+    if bytes(response.body)[:1] != b'"':
         return response
     text = msgspec.json.decode(response.body, type=str)
     try:
@@ -193,8 +193,6 @@ def _status_in_body(response: ResultResponse) -> str | int | None:
 
 
 def _read_body(response: ResultResponse) -> _Body | None:
-    if response.body is None:
-        return None
     try:
         return _decode_body(response.body)
     except msgspec.MsgspecError:
