@@ -12,7 +12,8 @@ DONE := $(VENV)/.done
 BIN := $(VENV)/bin
 SOURCES := $(shell find $(PACKAGE) -type f ! -name '*.pyc' | LC_ALL=C sort) $(wildcard README.md LICENSE)
 
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# -qq: errors only; mirrors and caches make pip warn of much that is nobody's business here.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 # Requirement lines out of pyproject.toml: pip's --group came with 25.1, and Python 3.11 brings 23.
 requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'

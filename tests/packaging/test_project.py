@@ -66,6 +66,6 @@ def test_no_file_of_the_project_names_a_home_folder() -> None:
     assert [str(path) for path in files if path.is_file() and HOME.search(path.read_bytes())] == []
 
 
-@pytest.mark.parametrize("text", [b"see /home/ann/x", b'"/Users/ann"', b"cd /root/x"])
-def test_a_home_folder_is_recognised(text: bytes) -> None:
-    assert HOME.search(text)
+@pytest.mark.parametrize("folder", [b"home", b"Users", b"root"])
+def test_a_home_folder_is_recognised(folder: bytes) -> None:
+    assert HOME.search(b"see /" + folder + b"/ann")
