@@ -153,10 +153,9 @@ class LLMBatchCreateBatchOperator(BaseOperator):
                 max_poll_interval=policy.max_interval,
             ),
             method_name="execute_complete",
-            kwargs={"deadline": policy.deadline},
         )
 
-    def execute_complete(self, context: Context, event: BatchEvent, deadline: float) -> str:
+    def execute_complete(self, context: Context, event: BatchEvent) -> str:
         """Go on after the trigger fired; its event is a hint, and the batch itself is read again."""
         hook = LLMBatchHook(self.llmbatch_conn_id)
         with airflow_verdict():
@@ -167,9 +166,9 @@ class LLMBatchCreateBatchOperator(BaseOperator):
             if batch.is_terminal:
                 return self._ended(context, hook, batch)
             if event["status"] == "out_of_time":
-                return self._out_of_time(context, hook, batch_id, deadline)
+                return self._out_of_time(context, hook, batch_id, event["deadline"])
             self.log.info(f"The trigger saw {batch_id} end, but it is {batch.status}: waiting on")
-            return self._defer(batch, PollPolicy(deadline, self.min_poll_interval, self.max_poll_interval))
+            return self._defer(batch, PollPolicy(event["deadline"], self.min_poll_interval, self.max_poll_interval))
 
     def _wait(self, hook: LLMBatchHook, batch: Batch, policy: PollPolicy) -> Verdict:
         """The same wait without a triggerer."""

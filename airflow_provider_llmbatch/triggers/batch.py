@@ -40,11 +40,13 @@ class BatchEvent(TypedDict):
     """What the trigger tells the task.
 
     ``ended``: the batch ended, well or badly. ``out_of_time``: the deadline passed. ``given_up``: looking on is
-    pointless, for the reason in ``error``; the batch may still run.
+    pointless, for the reason in ``error``; the batch may still run. The deadline comes along, since ``dag.test()``
+    hands nothing but the event to a task that it resumes.
     """
 
     status: Literal["ended", "out_of_time", "given_up"]
     batch_id: str
+    deadline: float
     error: str | None
 
 
@@ -88,12 +90,13 @@ class LLMBatchTrigger(BaseTrigger):
     @override
     async def run(self) -> AsyncIterator[TriggerEvent]:
         verdict = await self._verdict()
+        status: Literal["ended", "out_of_time", "given_up"] = "out_of_time"
         if isinstance(verdict, Done):
-            event = BatchEvent(status="ended", batch_id=self.batch_id, error=None)
+            status = "ended"
         elif isinstance(verdict, GiveUp):
-            event = BatchEvent(status="given_up", batch_id=self.batch_id, error=str(verdict.error))
-        else:
-            event = BatchEvent(status="out_of_time", batch_id=self.batch_id, error=None)
+            status = "given_up"
+        error = str(verdict.error) if isinstance(verdict, GiveUp) else None
+        event = BatchEvent(status=status, batch_id=self.batch_id, deadline=self.deadline, error=error)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # Airflow's own lacks types
 
     async def _verdict(self) -> Verdict:
