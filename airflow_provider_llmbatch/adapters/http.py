@@ -190,7 +190,8 @@ class HttpClient:
                     "starts over; nothing was billed by it."
                 )
             skip = offset - starts_at  # a server without ranges sends the file from its start
-            for block in response.iter_bytes(BLOCK_BYTES):
+            # As they arrive: blocks of a fixed size would lose what has arrived of the one that breaks off.
+            for block in response.iter_bytes():
                 if skip >= len(block):
                     skip -= len(block)
                     continue

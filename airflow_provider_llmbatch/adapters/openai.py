@@ -101,7 +101,13 @@ class OpenAIAdapter(Adapter):
             # A repeated upload costs nothing but a file that nobody uses, which expires by itself.
             repeat=form.can_repeat,
         )
-        return self._file(self._http.send(call), call)
+        try:
+            return self._file(self._http.send(call), call)
+        except UnavailableError as error:
+            if form.can_repeat or not form.begun or isinstance(error, BrokenTransferError):
+                raise
+            broken = _spent(f"{error} ", error)
+        raise broken
 
     @override
     def retrieve_file(self, file_id: str) -> File:
@@ -237,8 +243,7 @@ class OpenAIAdapter(Adapter):
 
 
 class _UploadForm:
-    """A file as multipart/form-data (RFC 7578), made while it is sent: httpx's own reads a stream from its very "
-    "beginning."""
+    """A file as multipart/form-data (RFC 7578), made while it is sent: httpx's own reads a stream from its start."""
 
     def __init__(self, stream: BinaryIO, filename: str, fields: Mapping[str, str]) -> None:
         self._stream = stream
@@ -260,21 +265,33 @@ class _UploadForm:
             size = stream.seek(0, os.SEEK_END) - self._start
             stream.seek(self._start)
             self.headers["Content-Length"] = str(len(self._head) + size + len(self._tail))
-        self._begun = False
+        self.begun = False
 
     def blocks(self) -> Iterator[bytes]:
-        if self._begun:
+        """The form from its start; raises at once, before anything is sent, if the stream is spent."""
+        if self.begun:
             if not self.can_repeat:
-                raise BrokenTransferError(
-                    "An upload broke off, and its source cannot be read a second time. Nothing was billed. Give a "
-                    "source that can be opened again, such as a path."
-                )
+                raise _spent()
             self._stream.seek(self._start)
+        return self._blocks()
+
+    def _blocks(self) -> Iterator[bytes]:
         yield self._head
         while block := self._stream.read(BLOCK_BYTES):
-            self._begun = True
+            self.begun = True
             yield block
         yield self._tail
+
+
+def _spent(what: str = "", error: UnavailableError | None = None) -> BrokenTransferError:
+    return BrokenTransferError(
+        f"{what}The upload broke off, and its source cannot be read a second time. Nothing was billed. A retry has to "
+        "open the source anew; one that can be opened again, such as a path, starts over by itself.",
+        status_code=error.status_code if error else None,
+        code=error.code if error else None,
+        request_id=error.request_id if error else None,
+        retry_after=error.retry_after if error else None,
+    )
 
 
 def _headers_of(settings: OpenAISettings) -> dict[str, str]:

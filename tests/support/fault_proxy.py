@@ -33,7 +33,7 @@ _BYTES_KEPT = 256 * 1024  # of a request's body, for tests that look at it
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer without forwarding. ``Content-Length`` is added unless ``headers`` names one."""
+    """Answer without forwarding. ``headers`` replace those made here; one that is empty is left out."""
 
     status: int
     body: bytes = b""
@@ -280,7 +280,7 @@ async def _read_whole(request: RecordedRequest, reader: asyncio.StreamReader) ->
 
 def _encoded(answer: Answer) -> bytes:
     headers = {"Content-Length": str(len(answer.body)), "Content-Type": "application/json", "Connection": "close"}
-    lines = [f"HTTP/1.1 {answer.status} Canned", *(f"{k}: {v}" for k, v in {**headers, **answer.headers}.items())]
+    lines = [f"HTTP/1.1 {answer.status} Canned", *(f"{k}: {v}" for k, v in {**headers, **answer.headers}.items() if v)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + answer.body
 
 

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from support.fault_proxy import FaultProxy, fault_proxy
+
+from airflow_provider_llmbatch.adapters.http import TransportSettings
+from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from support.server import RunningServer
+
+KEY = "sk-test-0123456789"
+
+
+class Connect(Protocol):
+    def __call__(
+        self,
+        url: str,
+        *,
+        api_key: str = ...,
+        headers: Mapping[str, str] | None = ...,
+        organization: str | None = ...,
+        project: str | None = ...,
+        transport: TransportSettings = ...,
+    ) -> OpenAIAdapter: ...
+
+
+@pytest.fixture
+def sleeps() -> list[float]:
+    """How long adapters made by ``connect`` would have slept between attempts, in seconds."""
+    return []
+
+
+@pytest.fixture
+def connect(sleeps: list[float]) -> Iterator[Connect]:
+    """Make an adapter for OpenAI's API at a URL; it does not sleep, and is closed after the test."""
+    with ExitStack() as stack:
+
+        def connected(
+            url: str,
+            *,
+            api_key: str = KEY,
+            headers: Mapping[str, str] | None = None,
+            organization: str | None = None,
+            project: str | None = None,
+            transport: TransportSettings | None = None,
+        ) -> OpenAIAdapter:
+            settings = OpenAISettings(
+                api_key,
+                base_url=url,
+                organization=organization,
+                project=project,
+                headers=headers or {},
+                transport=transport or TransportSettings(),
+            )
+            adapter = OpenAIAdapter(settings)
+            adapter._http._sleep = sleeps.append
+            stack.callback(adapter.close)
+            return adapter
+
+        yield connected
+
+
+@pytest.fixture
+def canned() -> Iterator[FaultProxy]:
+    """A server that answers by rule only."""
+    with fault_proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def faulty(echo_server: RunningServer) -> Iterator[FaultProxy]:
+    """The real server behind a proxy that breaks things by rule."""
+    with fault_proxy(echo_server.url) as proxy:
+        yield proxy
