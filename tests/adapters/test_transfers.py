@@ -14,8 +14,8 @@ from airflow_provider_llmbatch.adapters.http import TransportSettings
 from airflow_provider_llmbatch.errors import BrokenTransferError, NotFoundError, UnavailableError, UnexpectedAnswerError
 
 if TYPE_CHECKING:
+    from adapters.conftest import Connect
     from support.server import RunningServer
-    from transport.conftest import Connect
 
 CONTENT = b"".join(b'{"custom_id": "r%d", "x": "%s"}\n' % (n, b"x" * 20_000) for n in range(50))  # 1 MB
 IMPATIENT = TransportSettings(timeout=0.3)
