@@ -125,6 +125,7 @@ class FaultProxy:
         self._stop = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
+        self._serving: set[asyncio.Task[None] | None] = set()
         self.requests: list[RecordedRequest] = []
         self.port = 0
 
@@ -162,11 +163,15 @@ class FaultProxy:
         server.close()  # the runner cancels what is still being served
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The event loop holds a task that waits for the upstream only weakly once the client has closed its side.
+        task = asyncio.current_task()
+        self._serving.add(task)
         try:
             await self._handle(reader, writer)
         except (OSError, EOFError, asyncio.CancelledError):
             pass  # a client that goes away is what many tests make it do
         finally:
+            self._serving.discard(task)
             writer.close()
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
