@@ -37,6 +37,8 @@ install: $(DONE)/package $(DONE)/model
 
 # PYTHONSAFEPATH keeps the checkout off sys.path, so that the tests import the installed wheel; a test checks it.
 test: export PYTHONSAFEPATH = 1
+# Importing Airflow writes into its home, which must not be the developer's own.
+test: export AIRFLOW_HOME = $(abspath $(VENV))/airflow
 test: $(DONE)/package $(DONE)/model $(DONE)/test-tools
 	@echo 'Lint, format, types, layers'
 	@$(BIN)/ruff check --quiet
