@@ -1,0 +1,1 @@
+"""The nightly example, end to end on this machine: ``python -m demo``."""
