@@ -41,7 +41,6 @@ BLOCK_BYTES: Final = 256 * 1024
 
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 8.0
-_REPEATABLE_STATUSES: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _SHORTEST_SECRET: Final = 6  # shorter ones, such as "none" for a keyless server, would blot out innocent words
 
@@ -262,7 +261,8 @@ class HttpClient:
                 self._wait_or_raise(error, failures)
 
     def _wait_or_raise(self, error: LLMBatchError, failures: int) -> None:
-        may_help = isinstance(error, UnavailableError) or error.status_code in _REPEATABLE_STATUSES
+        # A conflict passes when the other call ends. Not every 429 is worth a repeat: an empty account is none.
+        may_help = isinstance(error, UnavailableError) or error.status_code == HTTPStatus.CONFLICT
         if not may_help or failures >= self._settings.max_attempts:
             raise error
         asked = error.retry_after if isinstance(error, UnavailableError) else None
