@@ -17,6 +17,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -106,8 +107,8 @@ class HttpClient:
         self.title = title
         self._settings = settings
         self._sleep = sleep
-        proxy_password = _password_of(settings.proxy)
-        self._secrets = tuple(s for s in (*secrets, settings.proxy, proxy_password) if s and len(s) >= _SHORTEST_SECRET)
+        known = (*secrets, *_passwords_of(base_url), settings.proxy, *_passwords_of(settings.proxy))
+        self._secrets = tuple(secret for secret in known if secret and len(secret) >= _SHORTEST_SECRET)
         try:
             self._client = httpx.Client(
                 base_url=base_url.rstrip("/") + "/",
@@ -289,11 +290,13 @@ def _start_of_range(response: httpx.Response) -> int:
     return int(first) if first.isdigit() else 0
 
 
-def _password_of(url: str | None) -> str | None:
+def _passwords_of(url: str | None) -> tuple[str, ...]:
+    """The password inside a URL, as it stands there and as it is meant."""
     try:
-        return httpx.URL(url).password if url else None
-    except httpx.InvalidURL:
-        return None  # the client refuses the URL itself, a few lines on
+        written = urlsplit(url or "").password or ""
+    except ValueError:
+        return ()  # the client refuses the URL itself, a few lines on
+    return written, unquote(written)
 
 
 @lru_cache(maxsize=32)

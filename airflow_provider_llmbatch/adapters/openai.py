@@ -316,8 +316,9 @@ def _headers_of(settings: OpenAISettings) -> dict[str, str]:
 def _checked_base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = url.rpartition("@")[2]  # what stands before may be a password
         raise ConnectionSettingsError(
-            f"The base URL {url!r} of this connection is not of the form https://host/v1. Nothing was sent."
+            f"The base URL {shown!r} of this connection is not of the form https://host/v1. Nothing was sent."
         )
     return url
 

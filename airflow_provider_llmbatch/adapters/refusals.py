@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
@@ -49,9 +49,10 @@ class Answer:
 
 def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str], str]) -> LLMBatchError:
     """The error for an answer that is no success."""
-    code, message = _reason(answer)
+    answer = replace(answer, request_id=redacted(answer.request_id) if answer.request_id else None)
+    code, message = _reason(answer, redacted)
     status = answer.status_code
-    quoted = redacted(" ".join(str(part) for part in (status, code) if part) + (f": {message}" if message else ""))
+    quoted = " ".join(str(part) for part in (status, code) if part) + (f": {message}" if message else "")
     request_id = f", request id {answer.request_id}" if answer.request_id else ""
     asked = f"{title} was asked to {action} and answered {quoted}{request_id}."
 
@@ -118,19 +119,24 @@ _REFUSALS: Final[dict[int, tuple[type[LLMBatchError], str]]] = {
 }
 
 
-def _reason(answer: Answer) -> tuple[str | None, str | None]:
-    """Code and message of an answer's body, whatever it is made of."""
+def _reason(answer: Answer, redacted: Callable[[str], str]) -> tuple[str | None, str | None]:
+    """Code and message of an answer's body, whatever it is made of; redacted before they are cut, which could halve a
+    secret."""
+
+    def quoted(words: object) -> str:
+        return redacted(str(words))[:_LONGEST_QUOTE]
+
     try:
         body = json.loads(answer.body.decode("utf-8-sig"))
     except ValueError:
         text = "" if answer.is_page else " ".join(answer.body.decode("utf-8", "replace").split())
-        return None, text[:_LONGEST_QUOTE] or None
+        return None, quoted(text) or None
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
-        return None, str(error)[:_LONGEST_QUOTE] or None
+        return None, quoted(error) or None
     code = error.get("code") or error.get("type")
     message = error.get("message") or error.get("detail")
-    return (str(code) if code else None), (str(message)[:_LONGEST_QUOTE] if message else None)
+    return (quoted(code) if code else None), (quoted(message) if message else None)
 
 
 def retry_after_of(headers: Mapping[str, str]) -> float | None:
