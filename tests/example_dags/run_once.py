@@ -1,0 +1,33 @@
+"""Loads the example as Airflow does and runs it once with ``dag.test()``; started by the tests as a process of its own.
+
+Writes a JSON file: what was loaded, and how the run and its tasks ended.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from airflow.dag_processing.dagbag import DagBag
+from airflow.utils.db import initdb
+
+if __name__ == "__main__":
+    folder, output, answer = sys.argv[1:]
+    initdb()
+    bag = DagBag(folder)
+    told: dict[str, object] = {"import_errors": bag.import_errors, "dags": sorted(bag.dags)}
+    if not bag.import_errors:
+        dag = bag.dags["nightly_batch_inference"]
+        told |= {
+            "upstream": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
+            "schedule": dag.schedule,
+            "catchup": dag.catchup,
+            "retries": sorted({task.retries for task in dag.tasks}),
+        }
+        for task in dag.tasks:
+            task.retries = 0  # an error is to be seen now
+        run = dag.test(run_conf={"output": output})
+        told |= {"run_id": run.run_id, "state": str(run.state)}
+        told |= {"tasks": {ti.task_id: str(ti.state) for ti in run.get_task_instances()}}
+    Path(answer).write_text(json.dumps(told))
