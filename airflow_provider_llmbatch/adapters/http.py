@@ -107,6 +107,7 @@ class HttpClient:
         self.title = title
         self._settings = settings
         self._sleep = sleep
+        _check_proxy(settings.proxy)
         known = (*secrets, *_passwords_of(base_url), settings.proxy, *_passwords_of(settings.proxy))
         self._secrets = tuple(secret for secret in known if secret and len(secret) >= _SHORTEST_SECRET)
         try:
@@ -118,7 +119,7 @@ class HttpClient:
                 timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
                 follow_redirects=False,  # a redirect to another host would carry the key along
             )
-        except (httpx.InvalidURL, ValueError) as error:
+        except (httpx.InvalidURL, ValueError, ImportError) as error:  # ImportError: SOCKS needs another package
             problem = f"{type(error).__name__}: {error}"
         else:
             return
@@ -152,7 +153,7 @@ class HttpClient:
         failures = 0
         while True:
             before = received
-            problem: UnavailableError | None = None
+            problem: LLMBatchError | None = None
             try:
                 for block in self._blocks(call, received):
                     received += len(block)
@@ -160,17 +161,24 @@ class HttpClient:
             except UnavailableError as error:
                 problem = error
             except (httpx.TransportError, httpx.DecodingError) as error:
-                problem = BrokenTransferError(
-                    self.redacted(
-                        f"{self.title} broke off after {received:,} bytes when asked to {call.action} "
-                        f"({_named(error)}). Nothing was lost at the provider, and a retry starts over."
-                    ),
-                    reached=not isinstance(error, _NEVER_SENT),
-                )
+                problem = self._broken_off(call, error, received)
             if problem is None:
                 return
             failures = 1 if received > before else failures + 1
             self._wait_or_raise(problem, failures)
+
+    def _broken_off(
+        self, call: Call, failure: httpx.TransportError | httpx.DecodingError, received: int
+    ) -> LLMBatchError:
+        if isinstance(failure, _NEVER_SENT) and not received:
+            return self._unreachable(call, failure)
+        return BrokenTransferError(
+            self.redacted(
+                f"{self.title} broke off after {received:,} bytes when asked to {call.action} ({_named(failure)}). "
+                "Nothing was lost at the provider, and a retry starts over."
+            ),
+            reached=not isinstance(failure, _NEVER_SENT),
+        )
 
     def _blocks(self, call: Call, offset: int) -> Iterator[bytes]:
         # Ranges count the bytes on the wire, so an answer must not be compressed.
@@ -243,6 +251,11 @@ class HttpClient:
                 f"({text}). "
                 "Nothing was sent or billed. Set the connection's CA bundle to the authority that signed it."
             )
+        if isinstance(failure, httpx.ProxyError) and "407" in text:
+            return ConnectionSettingsError(
+                f"The proxy on the way to {host} refused its user or password ({text}), so {self.title} was not asked "
+                f"to {call.action}. Nothing was sent or billed. Mend the connection's proxy."
+            )
         reached = not isinstance(failure, _NEVER_SENT)
         fate = "It may have acted on the call all the same." if reached else "Nothing was sent or billed."
         return UnavailableError(
@@ -299,6 +312,18 @@ def _passwords_of(url: str | None) -> tuple[str, ...]:
     return written, unquote(written)
 
 
+def _check_proxy(url: str | None) -> None:
+    try:
+        if url is None or httpx.Proxy(url).url.host:
+            return
+    except (httpx.InvalidURL, ValueError):
+        pass  # whose text quotes the URL
+    raise ConnectionSettingsError(
+        "The proxy of this connection is no URL of the form http://host:port (it is not shown, since it may hold a "
+        "password). Nothing was sent. Mend the connection's proxy."
+    )
+
+
 @lru_cache(maxsize=32)
 def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
     """Made once for a process: each takes 23 ms and a megabyte, which a thousand triggers would feel."""
@@ -306,9 +331,9 @@ def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
         return httpx.create_ssl_context()
     path = Path(ca_bundle)
     try:
-        return ssl.create_default_context(
-            cafile=ca_bundle if path.is_file() else None, capath=ca_bundle if path.is_dir() else None
-        )
+        # A path that does not exist goes in as a file, to be refused: with neither, the public authorities would count.
+        folder = path.is_dir()
+        return ssl.create_default_context(cafile=None if folder else ca_bundle, capath=ca_bundle if folder else None)
     except (OSError, ssl.SSLError) as error:
         raise ConnectionSettingsError(
             f"The CA bundle {ca_bundle} of this connection cannot be read ({error}). Nothing was sent or billed."

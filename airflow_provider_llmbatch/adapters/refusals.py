@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
+    ConnectionSettingsError,
     LLMBatchError,
     NotFoundError,
     QuotaExceededError,
@@ -115,6 +116,7 @@ _REFUSALS: Final[dict[int, tuple[type[LLMBatchError], str]]] = {
         NotFoundError,
         "A retry would not find it either: it was deleted, has expired, or belongs to another account.",
     ),
+    407: (ConnectionSettingsError, "A retry would be refused again: mend user and password of the connection's proxy."),
     413: (RequestRefusedError, "A retry would be refused again: split the input."),
 }
 

@@ -122,10 +122,17 @@ def test_a_proxys_password_is_in_no_error(
 
 
 @pytest.mark.parametrize(
-    "proxy", [f"ftp://me:{PASSWORD}@host:1", f"http://me:{PASSWORD}@host:port", f"me:{PASSWORD}@x"]
+    "proxy",
+    [
+        f"ftp://me:{PASSWORD}@host:1",
+        f"http://me:{PASSWORD}@host:port",
+        f"http://me:{PASSWORD}@[::1",
+        f"me:{PASSWORD}@x",
+        "127.0.0.1:3128",
+    ],
 )
 def test_a_proxy_that_cannot_be_used_is_refused_without_its_password(connect: Connect, proxy: str) -> None:
-    with pytest.raises(ConnectionSettingsError, match="Mend its base URL, proxy or headers") as caught:
+    with pytest.raises(ConnectionSettingsError, match="Mend the connection's proxy") as caught:
         connect("http://provider.example/v1", transport=TransportSettings(proxy=proxy))
     assert PASSWORD not in _written(caught.value)
 

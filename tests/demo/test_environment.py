@@ -8,7 +8,7 @@ from demo.environment import Environment, inherited
 
 
 def test_variables_that_lead_to_another_airflow_are_left_out() -> None:
-    mine = {"PATH": "/bin", "HOME": "/home/me", "LANG": "C.UTF-8"}
+    mine = {"PATH": "/bin", "HOME": "/srv/me", "LANG": "C.UTF-8"}
     foreign = {
         "AIRFLOW_HOME": "/srv/airflow",
         "AIRFLOW_CONFIG": "/srv/airflow.cfg",
