@@ -248,8 +248,7 @@ class HttpClient:
         if "CERTIFICATE_VERIFY_FAILED" in text:
             return ConnectionSettingsError(
                 f"{host} shows a certificate that is not trusted, so {self.title} was not asked to {call.action} "
-                f"({text}). "
-                "Nothing was sent or billed. Set the connection's CA bundle to the authority that signed it."
+                f"({text}). Nothing was sent or billed. Set the connection's CA bundle to the authority that signed it."
             )
         if isinstance(failure, httpx.ProxyError) and "407" in text:
             return ConnectionSettingsError(

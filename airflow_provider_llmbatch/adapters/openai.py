@@ -306,9 +306,8 @@ def _headers_of(settings: OpenAISettings) -> dict[str, str]:
         if not (value.isascii() and value.isprintable() and name.isascii() and name.isprintable()):
             raise ConnectionSettingsError(
                 f"The header {name!r} of this connection holds characters that cannot be sent (a line break, or a "
-                "letter "
-                "outside ASCII). Nothing was sent. Mend the connection; a pasted API key often brings a line break "
-                "along."
+                "letter outside ASCII). Nothing was sent. Mend the connection; a pasted API key often brings a line "
+                "break along."
             )
     return headers
 

@@ -61,8 +61,8 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
         where = f" (a redirect to {redacted(answer.location)})" if answer.location else ""
         return UnexpectedAnswerError(
             f"{asked} That is a web page or a redirect{where}, so something else than the API answered: a proxy, a "
-            "log-in "
-            "page, a wrong base URL. A retry helps only if that is passing; else mend the connection's base URL.",
+            "log-in page, a wrong base URL. A retry helps only if that is passing; else mend the connection's base "
+            "URL.",
             status_code=status,
             code=code,
             request_id=answer.request_id,

@@ -119,7 +119,6 @@ class Ledger(Generic[RecordT]):
         except Exception as error:  # whatever keeps the store from keeping it
             raise LedgerError(
                 f"The record {self._name!r} of this task could not be written ({type(error).__name__}: {error}), so "
-                "this "
-                "attempt stops here. If another attempt has taken its place, that one goes on; else a retry looks at "
-                "the provider before it submits anything."
+                "this attempt stops here. If another attempt has taken its place, that one goes on; else a retry looks "
+                "at the provider before it submits anything."
             ) from error

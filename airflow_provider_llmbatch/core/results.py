@@ -132,8 +132,8 @@ def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBound
         if lacking > 0:
             log.warning(
                 f"{lacking:,} of {batch.request_counts.total:,} requests are in neither result file, and their names "
-                "are "
-                f"not to be had, since the input file {batch.input_file_id} is gone: compare the ids with your input"
+                f"are not to be had, since the input file {batch.input_file_id} is gone: compare the ids with your "
+                "input"
             )
     if count:
         log.warning(f"{count:,} requests are in neither result file of {batch.id}: written with the outcome missing")

@@ -234,9 +234,8 @@ class _Submission:
             return self._keep(record, found)
         raise LostAnswerError(
             f"The answers to {_CREATIONS_PER_ATTEMPT} creations of a batch from {self.job.input_file_id} were lost, "
-            "and "
-            f"the provider's list shows no batch with the key {record.key} yet. A retry looks again before it creates "
-            "anything."
+            f"and the provider's list shows no batch with the key {record.key} yet. A retry looks again before it "
+            "creates anything."
         )
 
     def _post(self, record: BatchRecord) -> Batch:
@@ -331,6 +330,5 @@ class _Submission:
 
 
 def _ended_badly(batch: Batch) -> bool:
-    """Whether a person who clears the task asks for another batch: one that is cancelled is landed, never waited "
-    "for."""
+    """Whether a person who clears the task asks for another batch; a cancelled one is landed, never waited for."""
     return batch.status == "cancelling" or (batch.is_terminal and batch.status != "completed")

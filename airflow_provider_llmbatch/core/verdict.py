@@ -1,5 +1,4 @@
-"""What the end of a batch means for the task that waits for it: nothing, or an error with the provider's own "
-"reasons."""
+"""What the end of a batch means for the task that waits: nothing, or an error with the provider's own reasons."""
 
 from __future__ import annotations
 
@@ -105,6 +104,5 @@ def _partial(batch: Batch) -> str:
         return "There are no results to download."
     return (
         f"Those are billed and can be downloaded: LLMBatchDownloadResultsOperator(batch_id={batch.id!r}), also in a "
-        "task "
-        'with trigger_rule="all_done".'
+        'task with trigger_rule="all_done".'
     )

@@ -1,2 +1,1 @@
-"""The embedded batch server: OpenAI's files and batches in front of an engine, for laptops, tests and self-hosted "
-"models."""
+"""The embedded batch server: OpenAI's files and batches in front of an engine, for laptops, tests and own models."""
