@@ -22,6 +22,7 @@ from airflow_provider_llmbatch.core.jsonl import check_requests
 from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.submit import Timing
 from airflow_provider_llmbatch.errors import BatchInputError, ConnectionSettingsError, LLMBatchError
+from airflow_provider_llmbatch.hooks.async_verbs import AsyncVerbs
 from airflow_provider_llmbatch.hooks.settings import CommonExtra, extra_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class AdapterFactory(Protocol):
 
 ADAPTERS: Final[Mapping[str, str]] = {
     "llmbatch_openai": "airflow_provider_llmbatch.hooks.connections:openai_adapter",
+    "openai": "airflow_provider_llmbatch.hooks.connections:well_known_openai_adapter",
 }
 """Connection type -> the function that makes its adapter."""
 
@@ -48,8 +50,8 @@ Source: TypeAlias = "str | os.PathLike[str] | StoragePath | bytes | BinaryIO"
 """Where an input comes from: a path, a URI (``s3://conn_id@bucket/key``), bytes, or an open binary file."""
 
 
-class LLMBatchHook(BaseHook):
-    """LLM batch inference at the provider behind a connection.
+class LLMBatchHook(AsyncVerbs, BaseHook):
+    """LLM batch inference at the provider behind a connection. Each verb has a twin for async tasks in ``AsyncVerbs``.
 
     :param llmbatch_conn_id: A connection of one of the types in ``ADAPTERS``.
     """

@@ -8,9 +8,10 @@ Test button.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from airflow_provider_llmbatch.adapters.openai import DEFAULT_BASE_URL, OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.errors import ConnectionSettingsError
@@ -38,27 +39,89 @@ class OpenAIExtra(CommonExtra):
     headers: Annotated[dict[str, str], BeforeValidator(_json_object)] = Field(default_factory=dict)
 
 
+class OpenAIClientKwargs(BaseModel):
+    """``openai_client_kwargs`` in the extra of an ``openai`` connection, as far as it means something here.
+
+    Airflow's provider for OpenAI hands them to the official client (its ``OpenAIHook.get_conn``).
+
+    :param timeout: Seconds for each read or write; beats the extra's own.
+    :param max_retries: How often a call that is safe to repeat is made again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    api_key: str | None = None
+    base_url: str | None = None
+    organization: str | None = None
+    project: str | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    max_retries: Annotated[int, Field(ge=0)] | None = None
+    default_headers: dict[str, str] | None = None
+    default_query: dict[str, JsonValue] | None = None
+
+
+class WellKnownOpenAIExtra(CommonExtra):
+    """The extra of an ``openai`` connection; what every connection of this package may hold counts here too."""
+
+    auth_type: str = "api_key"
+    openai_client_kwargs: OpenAIClientKwargs = OpenAIClientKwargs()
+
+
 def openai_adapter(connection: Connection, *, looking: bool = False) -> OpenAIAdapter:
     """The adapter behind an ``llmbatch_openai`` connection: host is the base URL, password the API key.
 
     :raises ConnectionSettingsError: A field is missing or cannot be used.
     """
     extra = extra_of(connection, OpenAIExtra)
-    api_key = (connection.password or "").strip()
-    if not api_key:
-        raise ConnectionSettingsError(
-            f"The connection {connection.conn_id!r} has no API key (its field password). Nothing was sent. A server "
-            "that needs no key takes any text there."
-        )
     return OpenAIAdapter(
         OpenAISettings(
-            api_key=api_key,
+            api_key=_api_key(connection, None),
             base_url=_base_url(connection) or DEFAULT_BASE_URL,
             organization=extra.organization,
             project=extra.project,
             headers=extra.headers,
             transport=extra.transport(looking=looking),
         )
+    )
+
+
+def well_known_openai_adapter(connection: Connection, *, looking: bool = False) -> OpenAIAdapter:
+    """The adapter behind a connection of Airflow's own type ``openai``, which need not be entered a second time.
+
+    :raises ConnectionSettingsError: A field is missing, cannot be used, or asks for what only that provider can do.
+    """
+    extra = extra_of(connection, WellKnownOpenAIExtra)
+    given = extra.openai_client_kwargs
+    unknown = "default_query in openai_client_kwargs" if given.default_query else None
+    if extra.auth_type != "api_key":
+        unknown = f"auth_type {extra.auth_type!r}"
+    if unknown:
+        raise ConnectionSettingsError(
+            f"The connection {connection.conn_id!r} asks for {unknown}, which this package cannot do. Nothing was "
+            "sent. Use a connection with an API key, for example one of the type llmbatch_openai."
+        )
+    transport = extra.model_copy(update={"timeout": given.timeout or extra.timeout}).transport(looking=looking)
+    if given.max_retries is not None and not looking:
+        transport = replace(transport, max_attempts=given.max_retries + 1)
+    return OpenAIAdapter(
+        OpenAISettings(
+            api_key=_api_key(connection, given.api_key),
+            base_url=given.base_url or _base_url(connection) or DEFAULT_BASE_URL,
+            organization=given.organization,
+            project=given.project,
+            headers=given.default_headers or {},
+            transport=transport,
+        )
+    )
+
+
+def _api_key(connection: Connection, given: str | None) -> str:
+    api_key = (given or connection.password or "").strip()
+    if api_key:
+        return api_key
+    raise ConnectionSettingsError(
+        f"The connection {connection.conn_id!r} has no API key (its field password). Nothing was sent. A server "
+        "that needs no key takes any text there."
     )
 
 
