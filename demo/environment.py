@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 DAG_ID: Final = "nightly_batch_inference"
+PYTHON: Final = (sys.executable, "-P")
+"""-P: the installed package, as users have it, and not the folder that the demo happens to stand in."""
+
 REVIEWS: Final = CHECKOUT / "example_dags" / "data" / "product_reviews.csv"
 
 

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import httpx
 
-from demo.environment import DAG_ID, inherited
+from demo.batch_server import BatchServer
+from demo.environment import DAG_ID, PYTHON, inherited
+from demo.processes import pipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from subprocess import Popen
 
     from demo.environment import Environment
     from demo.processes import Processes
 
 _TICK_SECONDS: Final = 0.25
-_LISTENING: Final = b"Listening on "
 
 Event = dict[str, str]
 """``event`` says what happened: ``listening``, ``ready``, ``running``, ``success``, ``failed``, ``broken``, ``ended``,
@@ -42,26 +39,15 @@ class NightlyRun:
         self, environment: Environment, processes: Processes, events: SimpleQueue[Event], *, engine: str, log: BinaryIO
     ) -> None:
         self.url = ""
-        self._key = secrets.token_urlsafe(24)
         self._environment = environment
         self._events = events
-        shutil.rmtree(environment.server_data, ignore_errors=True)
-        variables = inherited()
-        # -P: the installed package, as users have it, and not the folder that the demo happens to stand in.
-        python = [sys.executable, "-P"]
-        server = processes.start(
-            [
-                *(*python, "-m", "airflow_provider_llmbatch.server", "--engine", engine),
-                *("--port", "0", "--data", str(environment.server_data)),
-            ],
-            env={**variables, "LLMBATCH_SERVER_API_KEY": self._key},
-            log=log,
-        )
+        server = BatchServer(environment, processes, engine=engine, log=log)
+        self._key = server.api_key
         reader, writer = os.pipe()
         try:
             self._airflow = processes.start(
-                [*python, str(Path(__file__).with_name("dag_run.py")), str(writer)],
-                env={**variables, **environment.airflow_variables()},
+                [*PYTHON, str(Path(__file__).with_name("dag_run.py")), str(writer)],
+                env={**inherited(), **environment.airflow_variables()},
                 log=log,
                 told=writer,
             )
@@ -75,8 +61,8 @@ class NightlyRun:
         connection = {"conn_type": "llmbatch_openai", "host": self.url, "password": self._key}
         order = {"connection": connection, "output": self._environment.output.as_uri()}
         with suppress(BrokenPipeError):  # it has ended, which its own event tells
-            _pipe(self._airflow.stdin).write(json.dumps(order).encode() + b"\n")
-            _pipe(self._airflow.stdin).flush()
+            pipe_of(self._airflow.stdin).write(json.dumps(order).encode() + b"\n")
+            pipe_of(self._airflow.stdin).flush()
 
     def events(self) -> Iterator[Event]:
         """What happens, as it happens; the caller decides when it has seen enough."""
@@ -109,11 +95,10 @@ class NightlyRun:
     def output(self, run_id: str) -> Path:
         return self._environment.output / run_id
 
-    def _read_server(self, server: Popen[bytes]) -> None:
-        with _pipe(server.stdout) as lines:
-            for line in lines:
-                if line.startswith(_LISTENING):
-                    self._events.put({"event": "listening", "url": line.removeprefix(_LISTENING).decode().strip()})
+    def _read_server(self, server: BatchServer) -> None:
+        if url := server.wait_until_listening():
+            self._events.put({"event": "listening", "url": url})
+        server.wait_until_gone()
         self._events.put({"event": "gone", "process": "The batch server"})
 
     def _read_airflow(self, reader: int) -> None:
@@ -121,9 +106,3 @@ class NightlyRun:
             for line in lines:
                 self._events.put(json.loads(line))
         self._events.put({"event": "gone", "process": f"Airflow, which runs {DAG_ID},"})
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:
-        raise RuntimeError("The process was started without this pipe.")
-    return stream

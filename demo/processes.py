@@ -1,4 +1,7 @@
-"""Child processes that never outlive the demo: each leads its own process group, which is ended as a whole."""
+"""Child processes that never outlive the demo: each leads a session of its own, which is ended as a whole.
+
+A session and not a process group, since Airflow puts each task into a group of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import os
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, Final, Self
+from typing import IO, TYPE_CHECKING, Final, Self
+
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,11 +30,18 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], log: BinaryIO, told: int | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: BinaryIO,
+        told: int | None = None,
+        heard: bool = True,
     ) -> subprocess.Popen[bytes]:
         """Start a process. Its errors go to the log, and its output to the caller, as ``stdout`` of what is returned.
 
         :param told: The end of a pipe that it inherits for what it has to tell; its output then goes to the log, too.
+        :param heard: Whether the caller reads its output; if not, that goes to the log, too.
 
         It gets a session of its own, so that Ctrl-C in the terminal reaches only the demo, which then ends it.
         """
@@ -37,7 +49,7 @@ class Processes:
             arguments,
             env=env,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE if told is None else log,
+            stdout=subprocess.PIPE if heard and told is None else log,
             stderr=log,
             pass_fds=() if told is None else (told,),
             start_new_session=True,
@@ -46,7 +58,7 @@ class Processes:
         return process
 
     def end_all(self) -> None:
-        """Ask every group to end, and kill what has not after a few seconds."""
+        """Ask all of them to end, and kill what has not after a few seconds, with everything that they started."""
         for process in self._running:
             _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
@@ -55,7 +67,7 @@ class Processes:
                 process.wait(max(deadline - time.monotonic(), 0.0))
         while self._running:
             process = self._running.pop()
-            _signal_group(process, signal.SIGKILL)  # also what an ended leader left behind in its group
+            _kill_session(process.pid)  # also what an ended leader left behind
             process.wait()
             if process.stdin is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -75,3 +87,17 @@ class Processes:
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is empty
         os.killpg(process.pid, number)
+
+
+def _kill_session(leader: int) -> None:
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
+
+
+def pipe_of(stream: IO[bytes] | None) -> IO[bytes]:
+    """One of a process's streams that must be a pipe."""
+    if stream is None:
+        raise RuntimeError("The process was started without this pipe.")
+    return stream
