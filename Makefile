@@ -19,10 +19,11 @@ INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test install constraints clean FORCE
+.PHONY: help demo demo-ui test install constraints clean FORCE
 
 help:
 	@echo 'make demo         a real batch through Airflow, on a real model on this machine'
+	@echo 'make demo-ui      the same in the web interface of Airflow, until Ctrl-C'
 	@echo 'make test         lint, types, layers and all tests, against the built wheel'
 	@echo 'make install      only the virtual environment $(VENV), as the demo needs it'
 	@echo 'make constraints  resolve $(CONSTRAINTS) anew (needs uv)'
@@ -32,6 +33,9 @@ help:
 
 demo: install
 	@$(BIN)/python -m demo
+
+demo-ui: install
+	@$(BIN)/python -m demo.web
 
 install: $(DONE)/package $(DONE)/model
 

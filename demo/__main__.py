@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import signal
 import sys
@@ -15,34 +14,20 @@ from typing import TYPE_CHECKING, Final
 from demo.environment import DAG_ID, REVIEWS, Environment
 from demo.nightly import NightlyRun
 from demo.processes import Processes
-from demo.report import UnusableResultsError, read_report
-from demo.screen import Screen, bar, size
+from demo.report import read_report
+from demo.screen import MODEL_NAMES, Screen, bar, size
+from demo.stopping import DemoError, Stopped, only_one_demo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from demo.nightly import Event
 
-_MODEL_NAMES: Final = {
-    "local": "SmolLM2-135M-Instruct on this machine (llama.cpp)",
-    "echo": "none: the test engine echo repeats what it is asked",
-}
 _NEWLINE: Final = b"\n"
 _NEXT: Final = """\
-Next:  example_dags/nightly_batch_inference.py   the DAG that just ran, yours to copy
-       README.md                                 the same DAG on OpenAI: one connection, one model name"""
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
-
-
-class Stopped(Exception):  # noqa: N818 - a wish, not an error
-    """Somebody pressed Ctrl-C, or the system asks to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = 128 + number
+Next:  make demo-ui                              the same in Airflow's web interface
+       example_dags/nightly_batch_inference.py   the DAG that just ran, yours to copy
+       README.md, "Use it"                       the same DAG on OpenAI: one connection, one model name"""
 
 
 class Demo:
@@ -93,7 +78,7 @@ class Demo:
         state = f"ready in {time.monotonic() - self._begun:.1f} s"
         if event["event"] == "listening":
             self._listening = True
-            self._screen.fact("Real model", _MODEL_NAMES[self._engine], state)
+            self._screen.fact("Real model", MODEL_NAMES[self._engine], state)
             self._screen.fact("Batch server", self._run.url, "ready")
         else:
             self._ready = True
@@ -154,8 +139,7 @@ def _shortened_id(identifier: str) -> str:
 def show(environment: Environment, screen: Screen, engine: str) -> None:
     """The whole demo.
 
-    :raises DemoError: Something did not work.
-    :raises UnusableResultsError: It worked, but its results say nothing about a model.
+    :raises DemoError: Something did not work, or its results say nothing about a model.
     :raises Stopped: A signal asked to end; nothing that was started is left then.
     """
     events: SimpleQueue[Event] = SimpleQueue()
@@ -178,30 +162,12 @@ def show(environment: Environment, screen: Screen, engine: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exits with 0, with 1 and a reason, or with 128 and the number of the signal that ended it."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--engine", choices=sorted(_MODEL_NAMES), default="local", help="default: %(default)s")
+    parser.add_argument("--engine", choices=sorted(MODEL_NAMES), default="local", help="default: %(default)s")
     parser.add_argument("--home", type=Path, help="Airflow home of the demo (default: .airflow in the checkout)")
     options = parser.parse_args(arguments)
     environment = Environment(options.home.resolve()) if options.home else Environment()
-    environment.home.mkdir(parents=True, exist_ok=True)
     screen = Screen()
-    with (environment.home / "demo.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            screen.line(f"Another demo runs in {environment.home}: wait for its end, or end it.")
-            return 1
-        try:
-            show(environment, screen, options.engine)
-        except Stopped as stopped:
-            screen.line()
-            screen.line("Stopped. Nothing is left running.")
-            return stopped.exit_code
-        except (DemoError, UnusableResultsError) as error:
-            screen.line()
-            screen.line(f"The demo failed. {error}")
-            screen.line(f"Everything that Airflow and the server said: {os.path.relpath(environment.log_file)}")
-            return 1
-    return 0
+    return only_one_demo(environment, screen, lambda: show(environment, screen, options.engine))
 
 
 if __name__ == "__main__":

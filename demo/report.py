@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from demo.stopping import DemoError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -17,7 +19,7 @@ _ECHO: Final = "echo"  # the system_fingerprint of the test engine
 _SHOWN: Final = ((("easy", False), 2), (("hard", False), 4), (("hard", True), 4), (("easy", True), 4))
 
 
-class UnusableResultsError(Exception):
+class UnusableResultsError(DemoError):
     """The results say nothing about a model; the message says why."""
 
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
     from demo.report import Report, Row
 
+MODEL_NAMES: Final = {
+    "local": "SmolLM2-135M-Instruct on this machine (llama.cpp)",
+    "echo": "none: the test engine echo repeats what it is asked",
+}
+"""Engine -> what answers, for people."""
+
 _BAR_WIDTH: Final = 20
 _DETAIL_WIDTH: Final = 62
 _REVIEW_WIDTH: Final = 56
