@@ -72,11 +72,17 @@ def get_provider_info() -> dict[str, object]:
         "operators": [
             {
                 "integration-name": _INTEGRATION,
-                "python-modules": [f"{_PACKAGE}.operators.file", f"{_PACKAGE}.operators.batch"],
+                "python-modules": [
+                    f"{_PACKAGE}.operators.file",
+                    f"{_PACKAGE}.operators.batch",
+                    f"{_PACKAGE}.operators.results",
+                ],
             }
         ],
+        "sensors": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.sensors.batch"]}],
         "triggers": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.triggers.batch"]}],
         "hooks": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.hooks.batch"]}],
+        "extra-links": [f"{_PACKAGE}.links.batch.LLMBatchConsoleLink"],
         "connection-types": [
             {
                 "connection-type": "llmbatch_openai",

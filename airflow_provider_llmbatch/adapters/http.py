@@ -73,6 +73,7 @@ class Call:
     :param action: What it does, to complete "asked to …" in an error: ``look up batch_abc``.
     :param body: Gives the body anew for each attempt; ``None`` for a call without one.
     :param repeat: Whether an attempt that may have reached the provider is repeated.
+    :param conflict_passes: Whether a conflict (409) is worth a repeat: another call is in the way, and will end.
     """
 
     method: str
@@ -83,6 +84,7 @@ class Call:
     headers: Mapping[str, str] | None = None
     body: Callable[[], Iterator[bytes]] | None = None
     repeat: bool = True
+    conflict_passes: bool = True
 
 
 class HttpClient:
@@ -269,7 +271,8 @@ class HttpClient:
                 return attempt()
             except LLMBatchError as error:
                 failures += 1
-                if not (call.repeat or _certainly_not_acted_on(error)):
+                is_final = error.status_code == HTTPStatus.CONFLICT and not call.conflict_passes
+                if is_final or not (call.repeat or _certainly_not_acted_on(error)):
                     raise
                 self._wait_or_raise(error, failures)
 

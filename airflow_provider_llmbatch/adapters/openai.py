@@ -175,7 +175,9 @@ class OpenAIAdapter(Adapter):
 
     @override
     def cancel_batch(self, batch_id: str) -> Batch:
-        call = Call("POST", f"/batches/{_segment(batch_id)}/cancel", f"cancel the batch {batch_id}")
+        call = Call(
+            "POST", f"/batches/{_segment(batch_id)}/cancel", f"cancel the batch {batch_id}", conflict_passes=False
+        )
         try:
             return self._batch(self._http.send(call), call)
         except NotFoundError:

@@ -1,38 +1,56 @@
-"""Operators for batches: create one and wait for it, and land what came back."""
+"""Operators for batches: create one and wait for it, look at them, cancel one, and land what came back.
+
+The last one is at home in ``operators.results``.
+"""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowException
 from typing_extensions import override
 
 from airflow_provider_llmbatch.core.ledger import BatchRecord
-from airflow_provider_llmbatch.core.polling import Done, GiveUp, PollPolicy, Verdict, watch
-from airflow_provider_llmbatch.core.progress import Progress
-from airflow_provider_llmbatch.core.results import merge_results
-from airflow_provider_llmbatch.core.storage import landing
+from airflow_provider_llmbatch.core.polling import Done, GiveUp, PollPolicy
 from airflow_provider_llmbatch.core.submit import BatchJob, submit_batch
-from airflow_provider_llmbatch.core.verdict import error_of_deadline, error_of_end, moment
-from airflow_provider_llmbatch.errors import BatchInputError, LLMBatchError
-from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
+from airflow_provider_llmbatch.core.verdict import error_of_deadline, moment
+from airflow_provider_llmbatch.errors import BatchInputError
+from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
+from airflow_provider_llmbatch.operators.results import LLMBatchDownloadResultsOperator
 from airflow_provider_llmbatch.operators.task import airflow_verdict, attempt_of, ledger_of, slot_of
+from airflow_provider_llmbatch.operators.wait import (
+    Killed,
+    KillSwitch,
+    check_intervals,
+    ended,
+    given_up,
+    policy_of,
+    wait_on_worker,
+)
 from airflow_provider_llmbatch.triggers.batch import BatchEvent, LLMBatchTrigger
+from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
 
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
+    from pydantic import JsonValue
 
-    from airflow_provider_llmbatch.core.polling import Look
-    from airflow_provider_llmbatch.models import Batch, Outcome
+    from airflow_provider_llmbatch.core.polling import Verdict
+    from airflow_provider_llmbatch.models import Batch
 
-_HOUR = 3600.0
+__all__ = [
+    "LLMBatchCancelBatchOperator",
+    "LLMBatchCreateBatchOperator",
+    "LLMBatchDownloadResultsOperator",
+    "LLMBatchListBatchesOperator",
+    "LLMBatchRetrieveBatchOperator",
+]
 
 
 class LLMBatchCreateBatchOperator(BaseOperator):
@@ -53,6 +71,8 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     :param deadline: How long after its creation the batch may end; by default the provider's worst case and an hour
         (OpenAI: 25 h).
     :param cancel_on_deadline: Whether a batch that has not ended by then is cancelled.
+    :param cancel_on_kill: Whether the batch is cancelled when a person marks the waiting task as failed or success, or
+        deletes its run. A clear, a restart or a shutdown cancels nothing. In the triggerer from Airflow 3.3 on.
     :param min_poll_interval: Seconds between two looks at a young batch.
     :param max_poll_interval: Seconds between two looks at an old one; in between a twentieth of its age.
     :param llmbatch_conn_id: The connection. (templated)
@@ -60,7 +80,10 @@ class LLMBatchCreateBatchOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("input_file_id", "endpoint", "metadata", "llmbatch_conn_id")
     template_fields_renderers = {"metadata": "json"}  # noqa: RUF012 - BaseOperator declares it so
+    operator_extra_links: Collection[BaseOperatorLink] = (LLMBatchConsoleLink(),)
     ui_color: str = "#d9eae4"
+
+    _kill: KillSwitch | None = None  # made when the task runs, since an operator must be copied until then
 
     def __init__(
         self,
@@ -74,16 +97,14 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         deferrable: bool | None = None,
         deadline: timedelta | None = None,
         cancel_on_deadline: bool = True,
+        cancel_on_kill: bool = True,
         min_poll_interval: float = 10,
         max_poll_interval: float = 300,
         llmbatch_conn_id: str = LLMBatchHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 < min_poll_interval <= max_poll_interval:
-            raise ValueError(
-                f"0 < min_poll_interval <= max_poll_interval must hold, not {min_poll_interval} and {max_poll_interval}"
-            )
+        check_intervals(min_poll_interval, max_poll_interval)
         self.input_file_id = input_file_id
         self.endpoint = endpoint
         self.completion_window = completion_window
@@ -95,6 +116,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         )
         self.deadline = deadline
         self.cancel_on_deadline = cancel_on_deadline
+        self.cancel_on_kill = cancel_on_kill
         self.min_poll_interval = min_poll_interval
         self.max_poll_interval = max_poll_interval
         self.llmbatch_conn_id = llmbatch_conn_id
@@ -102,6 +124,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     @override
     def execute(self, context: Context) -> str:
         hook = LLMBatchHook(self.llmbatch_conn_id)
+        kill = self._kill = SimpleQueue()
         with airflow_verdict():
             if not self.input_file_id:
                 raise BatchInputError("The input_file_id is empty. Nothing was created or billed.")
@@ -121,27 +144,33 @@ class LLMBatchCreateBatchOperator(BaseOperator):
                 log=self.log,
             )
             context["ti"].xcom_push(key="batch_id", value=batch.id)
-            if url := hook.adapter.console_url(batch.id):
+            url = hook.adapter.console_url(batch.id)
+            LLMBatchConsoleLink().push(context, url)
+            if url:
                 self.log.info(f"Console: {url}")
             if batch.is_terminal:
-                return self._ended(context, hook, batch)
+                return ended(context, batch, title=hook.adapter.title, log=self.log)
             if not self.wait:
                 return batch.id
-            policy = self._policy(hook, batch)
+            policy = policy_of(
+                batch,
+                hook.adapter,
+                deadline=self.deadline,
+                min_poll_interval=self.min_poll_interval,
+                max_poll_interval=self.max_poll_interval,
+            )
             self.log.info(
                 f"Waiting at most until {moment(policy.deadline)}; polling every {self.min_poll_interval:g} s at first"
             )
             if self.deferrable:
                 self._defer(batch, policy)
-            verdict = self._wait(hook, batch, policy)
+            verdict = wait_on_worker(hook.adapter, batch.id, policy, kill, self.log)
             return self._conclude(context, hook, batch.id, verdict, policy.deadline)
 
-    def _policy(self, hook: LLMBatchHook, batch: Batch) -> PollPolicy:
-        """Counted from the batch's creation, so that a retry that finds it does not begin to wait anew."""
-        hours = hook.adapter.worst_case_hours + 1
-        allowed = self.deadline.total_seconds() if self.deadline is not None else hours * _HOUR
-        begin = batch.created_at if batch.created_at is not None else time.time()
-        return PollPolicy(begin + allowed, self.min_poll_interval, self.max_poll_interval)
+    @override
+    def on_kill(self) -> None:
+        if self._kill is not None:
+            self._kill.put(None)  # and nothing else, in a signal handler: the waiting loop wakes, and decides
 
     def _defer(self, batch: Batch, policy: PollPolicy) -> NoReturn:
         self.defer(
@@ -151,6 +180,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
                 deadline=policy.deadline,
                 min_poll_interval=policy.min_interval,
                 max_poll_interval=policy.max_interval,
+                cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
         )
@@ -161,122 +191,116 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         with airflow_verdict():
             batch_id = event["batch_id"]
             if event["status"] == "given_up":
-                raise LLMBatchError(self._given_up(batch_id, event["error"]))
+                raise given_up(batch_id, event["error"])
             batch = hook.retrieve_batch(batch_id)
             if batch.is_terminal:
-                return self._ended(context, hook, batch)
+                return ended(context, batch, title=hook.adapter.title, log=self.log)
             if event["status"] == "out_of_time":
                 return self._out_of_time(context, hook, batch_id, event["deadline"])
             self.log.info(f"The trigger saw {batch_id} end, but it is {batch.status}: waiting on")
             return self._defer(batch, PollPolicy(event["deadline"], self.min_poll_interval, self.max_poll_interval))
 
-    def _wait(self, hook: LLMBatchHook, batch: Batch, policy: PollPolicy) -> Verdict:
-        """The same wait without a triggerer."""
-        waiting = watch(policy)
-        progress = Progress()
-        try:
-            wait = next(waiting)
-            while True:
-                time.sleep(wait.seconds)
-                look = self._look(hook, batch.id)
-                progress.report(look, time.time(), self.log)
-                wait = waiting.send(look)
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
-
-    @staticmethod
-    def _look(hook: LLMBatchHook, batch_id: str) -> Look:
-        try:
-            return hook.retrieve_batch(batch_id)
-        except LLMBatchError as error:
-            return error
-
-    def _conclude(self, context: Context, hook: LLMBatchHook, batch_id: str, verdict: Verdict, deadline: float) -> str:
+    def _conclude(
+        self, context: Context, hook: LLMBatchHook, batch_id: str, verdict: Verdict | Killed, deadline: float
+    ) -> str:
         if isinstance(verdict, Done):
-            return self._ended(context, hook, verdict.batch)
+            return ended(context, verdict.batch, title=hook.adapter.title, log=self.log)
         if isinstance(verdict, GiveUp):
-            raise LLMBatchError(self._given_up(batch_id, str(verdict.error))) from verdict.error
+            raise given_up(batch_id, str(verdict.error)) from verdict.error
+        if isinstance(verdict, Killed):
+            raise AirflowException(f"The task was killed. {self._after_kill(context, hook, batch_id)}")
         return self._out_of_time(context, hook, batch_id, deadline)
 
-    @staticmethod
-    def _given_up(batch_id: str, reason: str | None) -> str:
-        return (
-            f"{reason} {batch_id} was not cancelled, and goes on if it had not ended. Clear this task when that is "
-            "mended: it then waits for the same batch, and nothing is paid again."
-        )
-
-    def _ended(self, context: Context, hook: LLMBatchHook, batch: Batch) -> str:
-        context["ti"].xcom_push(key="output_file_id", value=batch.output_file_id)
-        context["ti"].xcom_push(key="error_file_id", value=batch.error_file_id)
-        if error := error_of_end(batch, title=hook.adapter.title):
-            raise error
-        counts = batch.request_counts
-        if counts.failed:
-            self.log.warning(
-                f"{counts.failed:,} of {counts.total:,} requests failed: their reasons are in {batch.error_file_id}, "
-                "and in what LLMBatchDownloadResultsOperator lands"
-            )
-        return batch.id
+    def _after_kill(self, context: Context, hook: LLMBatchHook, batch_id: str) -> str:
+        if not self.cancel_on_kill:
+            return f"{batch_id} goes on, since cancel_on_kill is off."
+        return cancel_if_over(context["ti"], batch_id, hook.cancel_batch)
 
     def _out_of_time(self, context: Context, hook: LLMBatchHook, batch_id: str, deadline: float) -> str:
         batch = hook.cancel_batch(batch_id) if self.cancel_on_deadline else hook.retrieve_batch(batch_id)
         if batch.is_terminal and batch.status != "cancelled":
-            return self._ended(context, hook, batch)  # it ended in the last moment
+            return ended(context, batch, title=hook.adapter.title, log=self.log)  # it ended in the last moment
         raise error_of_deadline(batch, deadline, cancelled=self.cancel_on_deadline)
 
 
-class LLMBatchDownloadResultsOperator(BaseOperator):
-    """Land what came back of a batch: both result files merged, each request with exactly one outcome.
+class LLMBatchRetrieveBatchOperator(BaseOperator):
+    """Look a batch up. Returns it as a dict in OpenAI's shape, with null for what the provider does not say.
 
-    Lines are JSON objects ``{"custom_id", "outcome", "response": {"status_code", "request_id", "body"} | null, "error":
-    {"code", "message"} | null}``, in no particular order; the outcome is ``succeeded``, ``failed``, ``expired``,
-    ``cancelled`` or ``missing``. The file appears only when it is whole. Returns its URI.
-
-    :param batch_id: An ended batch. (templated)
-    :param destination: Path or URI (``s3://conn_id@bucket/key``) of the file to write, replaced if it is there.
-        (templated)
+    :param batch_id: The batch. (templated)
     :param llmbatch_conn_id: The connection. (templated)
     """
 
-    template_fields: Sequence[str] = ("batch_id", "destination", "llmbatch_conn_id")
+    template_fields: Sequence[str] = ("batch_id", "llmbatch_conn_id")
+    ui_color: str = "#d9eae4"
+
+    def __init__(self, *, batch_id: str, llmbatch_conn_id: str = LLMBatchHook.default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch_id = batch_id
+        self.llmbatch_conn_id = llmbatch_conn_id
+
+    @override
+    def execute(self, context: Context) -> dict[str, JsonValue]:
+        with airflow_verdict():
+            batch = LLMBatchHook(self.llmbatch_conn_id).retrieve_batch(self.batch_id)
+        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}")
+        return batch.model_dump(mode="json")
+
+
+class LLMBatchListBatchesOperator(BaseOperator):
+    """List batches, the newest first where the provider sorts. Returns a list of dicts in OpenAI's shape.
+
+    :param limit: How many at most.
+    :param after: The id of a batch: the list begins behind it. (templated)
+    :param llmbatch_conn_id: The connection. (templated)
+    """
+
+    template_fields: Sequence[str] = ("after", "llmbatch_conn_id")
     ui_color: str = "#d9eae4"
 
     def __init__(
         self,
         *,
-        batch_id: str,
-        destination: str,
+        limit: int = 20,
+        after: str | None = None,
         llmbatch_conn_id: str = LLMBatchHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.batch_id = batch_id
-        self.destination = destination
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit}")
+        self.limit = limit
+        self.after = after
         self.llmbatch_conn_id = llmbatch_conn_id
 
     @override
-    def execute(self, context: Context) -> str:
-        hook = LLMBatchHook(self.llmbatch_conn_id)
+    def execute(self, context: Context) -> list[dict[str, JsonValue]]:
         with airflow_verdict():
-            batch = hook.retrieve_batch(self.batch_id)
-            if not batch.is_terminal:
-                raise BatchInputError(
-                    f"{batch.id} is {batch.status}: it has no results yet. Nothing was written. Wait for it first, "
-                    "with LLMBatchCreateBatchOperator(wait=True)."
-                )
-            if (
-                batch.status == "failed"
-                and not batch.has_results
-                and (error := error_of_end(batch, title=hook.adapter.title))
-            ):
-                raise error
-            outcomes: Counter[Outcome] = Counter()
-            encode = msgspec.json.Encoder().encode
-            with landing(path_of(self.destination)) as stream:
-                for result in merge_results(hook.adapter, batch, log=self.log):
-                    outcomes[result.outcome] += 1
-                    stream.write(encode(result) + b"\n")
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()) or "no results"
-        self.log.info(f"Landed {outcomes.total():,} results in {self.destination}: {told}", batch_id=batch.id)
-        return self.destination
+            found = list(LLMBatchHook(self.llmbatch_conn_id).list_batches(after=self.after or None, limit=self.limit))
+        self.log.info(f"Found {len(found):,} batches")
+        return [batch.model_dump(mode="json") for batch in found]
+
+
+class LLMBatchCancelBatchOperator(BaseOperator):
+    """Ask for a batch to be cancelled; one that has ended already is left as it is. Returns it as a dict.
+
+    The provider ends it later: its status is ``cancelling`` until then. What was answered before is billed, and can be
+    downloaded.
+
+    :param batch_id: The batch. (templated)
+    :param llmbatch_conn_id: The connection. (templated)
+    """
+
+    template_fields: Sequence[str] = ("batch_id", "llmbatch_conn_id")
+    ui_color: str = "#d9eae4"
+
+    def __init__(self, *, batch_id: str, llmbatch_conn_id: str = LLMBatchHook.default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch_id = batch_id
+        self.llmbatch_conn_id = llmbatch_conn_id
+
+    @override
+    def execute(self, context: Context) -> dict[str, JsonValue]:
+        with airflow_verdict():
+            batch = LLMBatchHook(self.llmbatch_conn_id).cancel_batch(self.batch_id)
+        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}")
+        return batch.model_dump(mode="json")

@@ -1,7 +1,8 @@
 """The deferrable wait: looks at a batch until it ends, logs its progress, and fires once.
 
-It never downloads, submits or cancels, and what it says is no more than a hint: the worker that it wakes reads the
-truth again. Serialized are ids, a deadline and intervals; never a key, a prompt or an answer.
+It never downloads or submits, and cancels only for a person who ended the task. What it says is no more than a hint:
+the worker that it wakes reads the truth again. Serialized are ids, a deadline and intervals; never a key, a prompt or
+an answer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 from typing_extensions import override
 
 from airflow_provider_llmbatch.core.polling import Done, GiveUp, Look, PollPolicy, Verdict, watch
@@ -24,6 +26,7 @@ from airflow_provider_llmbatch.errors import (
     UnavailableError,
 )
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 # Our own, since the event loop's default pool has six threads on two cores, which every provider's triggers share.
 _LOOKERS: Final = ThreadPoolExecutor(max_workers=16, thread_name_prefix="llmbatch")
+
+# Apart from those that look, so that an outage that holds up the one does not hold up the other.
+_CANCELLERS: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="llmbatch-cancel")
 
 
 class BatchEvent(TypedDict):
@@ -57,6 +63,8 @@ class LLMBatchTrigger(BaseTrigger):
     :param deadline: In seconds since 1970, so that a restart of the triggerer does not move it.
     :param min_poll_interval: Seconds between two looks at a young batch.
     :param max_poll_interval: Seconds between two looks at an old one.
+    :param cancel_on_kill: Whether the batch is cancelled if a person marks the task as failed or success, or deletes
+        its run; only for who created the batch.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class LLMBatchTrigger(BaseTrigger):
         deadline: float,
         min_poll_interval: float = 10.0,
         max_poll_interval: float = 300.0,
+        cancel_on_kill: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Airflow's own lacks types
         self.llmbatch_conn_id = llmbatch_conn_id
@@ -73,6 +82,7 @@ class LLMBatchTrigger(BaseTrigger):
         self.deadline = deadline
         self.min_poll_interval = min_poll_interval
         self.max_poll_interval = max_poll_interval
+        self.cancel_on_kill = cancel_on_kill
 
     @override
     def serialize(self) -> tuple[str, dict[str, JsonValue]]:
@@ -84,6 +94,7 @@ class LLMBatchTrigger(BaseTrigger):
                 "deadline": self.deadline,
                 "min_poll_interval": self.min_poll_interval,
                 "max_poll_interval": self.max_poll_interval,
+                "cancel_on_kill": self.cancel_on_kill,
             },
         )
 
@@ -98,6 +109,32 @@ class LLMBatchTrigger(BaseTrigger):
         error = str(verdict.error) if isinstance(verdict, GiveUp) else None
         event = BatchEvent(status=status, batch_id=self.batch_id, deadline=self.deadline, error=error)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # Airflow's own lacks types
+
+    @override
+    async def on_kill(self) -> None:
+        """Cancel the batch, if it was a person who ended the task. Airflow calls this from 3.3 on."""
+        if not self.cancel_on_kill or self.task_instance is None:
+            return
+        connection = await LLMBatchHook.aget_connection(self.llmbatch_conn_id)
+        instance = self.task_instance
+
+        def decide() -> str:
+            adapter = LLMBatchHook.adapter_of(connection)
+            try:
+                return cancel_if_over(instance, self.batch_id, adapter.cancel_batch)
+            finally:
+                adapter.close()
+
+        try:
+            # sync_to_async, since Airflow's own calls find the triggerer's event loop through it.
+            told = await sync_to_async(decide, thread_sensitive=False, executor=_CANCELLERS)()
+        except asyncio.CancelledError:
+            self.log.warning(
+                f"Airflow's time for killing a task ended before it was known what becomes of {self.batch_id}. See at "
+                "the provider whether it goes on, and cancel it there if it is not wanted."
+            )
+            raise
+        self.log.info(told)
 
     async def _verdict(self) -> Verdict:
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)

@@ -73,7 +73,7 @@ def test_the_hook_would_not_so_the_blocker_works() -> None:
     assert "ModuleNotFoundError: blocked: airflow" in imported.stderr
 
 
-@pytest.mark.parametrize("package", ["operators", "triggers", "hooks"])
+@pytest.mark.parametrize("package", ["operators", "sensors", "triggers", "hooks", "links"])
 def test_importing_what_dags_use_brings_no_sdk_and_no_server(package: str) -> None:
     imported = run(NEW_MODULES, modules_below(f"airflow_provider_llmbatch.{package}"))
     assert imported.returncode == 0, imported.stderr

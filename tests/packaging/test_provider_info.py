@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
 from importlib import import_module, resources
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 from airflow.providers_manager import ProvidersManager
 
+import airflow_provider_llmbatch
 from airflow_provider_llmbatch.adapters.openai import DEFAULT_BASE_URL
 from airflow_provider_llmbatch.hooks.batch import ADAPTERS
 from airflow_provider_llmbatch.hooks.connections import OpenAIExtra
+from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator
 from airflow_provider_llmbatch.provider_info import get_provider_info
+from airflow_provider_llmbatch.sensors.batch import LLMBatchSensor
 
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.hooks.settings import CommonExtra
@@ -40,12 +45,35 @@ def test_it_is_valid_against_airflows_schema() -> None:
     jsonschema.Draft7Validator(schema).validate(INFO)
 
 
-@pytest.mark.parametrize("kind", ["operators", "triggers", "hooks"])
+@pytest.mark.parametrize("kind", ["operators", "sensors", "triggers", "hooks"])
 def test_every_module_that_it_names_imports(kind: str) -> None:
     for row in INFO[kind]:
         assert row["integration-name"] in {each["integration-name"] for each in INFO["integrations"]}
         for module in row["python-modules"]:
             import_module(module)
+
+
+def test_it_names_every_module_of_the_operators_that_has_some_for_users() -> None:
+    named = {module for row in (*INFO["operators"], *INFO["sensors"]) for module in row["python-modules"]}
+    folders = [Path(airflow_provider_llmbatch.__file__).parent / kind for kind in ("operators", "sensors")]
+    modules = [path for folder in folders for path in folder.glob("*.py")]
+    classes = {
+        path: [n.bases for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)] for path in modules
+    }
+    for_users = {
+        f"airflow_provider_llmbatch.{path.parent.name}.{path.stem}"
+        for path, bases in classes.items()
+        if any("Operator" in ast.unparse(base) for each in bases for base in each)
+    }
+    assert named == for_users
+
+
+def test_every_link_that_it_names_is_one_that_an_operator_offers() -> None:
+    for path in INFO["extra-links"]:
+        module, _, name = path.rpartition(".")
+        link = getattr(import_module(module), name)
+        for operator in (LLMBatchCreateBatchOperator, LLMBatchSensor):
+            assert link in {type(each) for each in operator.operator_extra_links}
 
 
 @pytest.mark.parametrize("row", CONNECTIONS.values(), ids=CONNECTIONS)

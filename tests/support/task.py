@@ -1,0 +1,66 @@
+"""What an operator needs of Airflow to run by itself: a context with a task instance that remembers its XComs."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator, Context
+    from pydantic import JsonValue
+
+
+@dataclass
+class TaskInstance:
+    task_id: str = "wait"
+    dag_id: str = "nightly"
+    run_id: str = "run-1"
+    map_index: int = -1
+    try_number: int = 1
+    max_tries: int = 0
+    xcoms: dict[str, Any] = field(default_factory=dict)
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+class _StateStore:
+    """Airflow's task state store, in memory: it outlives a try, as long as the test keeps it."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, JsonValue] = {}
+
+    def get(self, key: str) -> JsonValue:
+        return self._values.get(key)
+
+    def set(self, key: str, value: JsonValue, *, retention: object = None) -> None:
+        del retention
+        self._values[key] = value
+
+
+def context_of(task: BaseOperator, instance: TaskInstance | None = None) -> tuple[Context, TaskInstance]:
+    instance = instance or TaskInstance(task_id=task.task_id)
+    context = {"ti": instance, "task": task, "task_state_store": _StateStore()}
+    return cast("Context", context), instance
+
+
+@dataclass
+class ApiServer:
+    """Stands where a task or a trigger reaches Airflow's API server, and knows the states of task instances.
+
+    :param states: As the API answers: run id -> task id, or task id and map index -> state.
+    """
+
+    states: dict[str, dict[str, str | None]] | Exception
+    asked: list[GetTaskStates] = field(default_factory=list)
+
+    def send(self, message: object) -> TaskStatesResult:
+        assert isinstance(message, GetTaskStates), message
+        self.asked.append(message)
+        if isinstance(self.states, Exception):
+            raise self.states
+        return TaskStatesResult(task_states=self.states)
