@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from support.fault_proxy import Answer, LoseAnswer, Truncate, fault_proxy
 from support.gated_server import GatedServer, gated_server
-from support.task import TaskInstance, context_of
+from support.task import TaskInstance, adapters_closed, connect, context_of
 
 from airflow_provider_llmbatch.errors import UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
@@ -46,23 +46,8 @@ def hook(server: GatedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLMBa
 
 @pytest.fixture(autouse=True)
 def closed_adapters(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A task's sockets end with its process; here the process lives on, so they are closed after the test."""
-    made = []
-    make = LLMBatchHook.adapter_of
-
-    def remembered(*args: object, **kwargs: object) -> object:
-        made.append(make(*args, **kwargs))  # type: ignore[arg-type]
-        return made[-1]
-
-    monkeypatch.setattr(LLMBatchHook, "adapter_of", staticmethod(remembered))
-    yield
-    for adapter in made:
-        adapter.close()
-
-
-def connect(monkeypatch: pytest.MonkeyPatch, url: str, key: str) -> None:
-    connection = {"conn_type": "llmbatch_openai", "host": url, "password": key, "extra": {"timeout": 5}}
-    monkeypatch.setenv("AIRFLOW_CONN_LLMBATCH_DEFAULT", json.dumps(connection))
+    with adapters_closed(monkeypatch):
+        yield
 
 
 def run(task: BaseOperator, *, try_number: int = 1) -> object:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
 
+from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator, Context
+    from collections.abc import Iterator
+
+    import pytest
+    from airflow.sdk import BaseOperator, Connection, Context
     from pydantic import JsonValue
+
+    from airflow_provider_llmbatch.adapters.base import Adapter
 
 
 @dataclass
@@ -64,3 +73,30 @@ class ApiServer:
         if isinstance(self.states, Exception):
             raise self.states
         return TaskStatesResult(task_states=self.states)
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, url: str, api_key: str, **extra: JsonValue) -> None:
+    """Make ``llmbatch_default`` lead to a server."""
+    connection = {
+        "conn_type": "llmbatch_openai",
+        "host": url,
+        "password": api_key,
+        "extra": {"listing_lag": 0, **extra},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_LLMBATCH_DEFAULT", json.dumps(connection))
+
+
+@contextmanager
+def adapters_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A task's sockets end with its process; a test's process lives on, so they are closed after the test."""
+    made: list[Adapter] = []
+    make = LLMBatchHook.adapter_of
+
+    def remembered(connection: Connection, *, looking: bool = False) -> Adapter:
+        made.append(make(connection, looking=looking))
+        return made[-1]
+
+    monkeypatch.setattr(LLMBatchHook, "adapter_of", staticmethod(remembered))
+    yield
+    for adapter in made:
+        adapter.close()

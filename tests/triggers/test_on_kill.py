@@ -1,0 +1,169 @@
+"""Who kills a wait, and what that does to its batch: cancelled only for a person who ended the task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from airflow.executors.workloads.task import TaskInstanceDTO
+from airflow.jobs.triggerer_job_runner import _USER_ACTION_CANCEL_MSG, TriggerRunner
+from airflow.sdk.execution_time import task_runner
+from support.gated_server import GatedServer, gated_server
+from support.task import ApiServer, TaskInstance, adapters_closed, connect
+
+from airflow_provider_llmbatch.errors import UnavailableError
+from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.models import Batch
+from airflow_provider_llmbatch.triggers.batch import LLMBatchTrigger
+from airflow_provider_llmbatch.triggers.kill import cancel_if_over, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LINE = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "echo", "prompt": "hello"}}
+REQUESTS = json.dumps(LINE).encode() + b"\n"
+
+OVER = ["success", "failed", "skipped", "upstream_failed", "removed"]
+GOES_ON = ["deferred", "running", "queued", "scheduled", "restarting", "up_for_retry", "up_for_reschedule", None]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatedServer]:
+    with gated_server(tmp_path_factory.mktemp("gated")) as server:
+        yield server
+
+
+@pytest.fixture
+def batch_id(server: GatedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A batch that runs for as long as the test."""
+    connect(monkeypatch, server.url, server.api_key)
+    with adapters_closed(monkeypatch):
+        hook = LLMBatchHook()
+        yield hook.create_batch(hook.create_file(REQUESTS).id, endpoint="/v1/completions").id
+
+
+def airflow_says(monkeypatch: pytest.MonkeyPatch, states: dict[str, dict[str, str | None]] | Exception) -> ApiServer:
+    api = ApiServer(states)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", api, raising=False)
+    return api
+
+
+def was_cancelled(batch_id: str) -> bool:
+    return LLMBatchHook().retrieve_batch(batch_id).status in ("cancelling", "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("map_index", "states", "state"),
+    [
+        (-1, {"run-1": {"wait": "failed"}}, "failed"),
+        (3, {"run-1": {"wait_3": "success"}}, "success"),
+        (-1, {"run-1": {"wait": None}}, "not yet scheduled"),
+        (-1, {}, "gone"),
+        (3, {"run-1": {}}, "gone"),
+    ],
+)
+def test_the_state_is_read_under_the_name_that_airflow_gives_it(
+    map_index: int, states: dict[str, dict[str, str | None]], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = airflow_says(monkeypatch, states)
+    assert state_of(TaskInstance(map_index=map_index)) == state
+    asked = api.asked[0]
+    assert (asked.dag_id, asked.run_ids, asked.task_ids, asked.map_index) == ("nightly", ["run-1"], ["wait"], map_index)
+
+
+@pytest.mark.parametrize("state", [*OVER, *GOES_ON])
+def test_only_a_task_that_is_over_loses_its_batch(state: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow_says(monkeypatch, {"run-1": {"wait": state}})
+    cancelled: list[str] = []
+
+    def cancel(batch_id: str) -> Batch:
+        cancelled.append(batch_id)
+        return Batch(id=batch_id, status="cancelling")
+
+    told = cancel_if_over(TaskInstance(), "batch_1", cancel)
+    if state in OVER:
+        assert cancelled == ["batch_1"]
+        assert told.startswith(f"The task is {state}, so batch_1 was cancelled.")
+    else:
+        assert cancelled == []
+        assert told.startswith(f"batch_1 goes on: the task is {state or 'not yet scheduled'}")
+
+
+def test_a_batch_whose_run_was_deleted_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow_says(monkeypatch, {})
+    told = cancel_if_over(TaskInstance(), "batch_1", lambda name: Batch(id=name, status="cancelled"))
+    assert told.startswith("The task is gone, so batch_1 was cancelled.")
+
+
+def test_in_doubt_about_the_task_nothing_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow_says(monkeypatch, ConnectionError("no API server"))
+    told = cancel_if_over(TaskInstance(), "batch_1", lambda _: pytest.fail("it was cancelled"))
+    assert told == (
+        "batch_1 goes on: Airflow did not say whether the task has ended (ConnectionError: no API server). Cancel it "
+        "at the provider if it is not wanted."
+    )
+
+
+def test_a_cancellation_that_fails_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow_says(monkeypatch, {"run-1": {"wait": "failed"}})
+
+    def cancel(_: str) -> Batch:
+        raise UnavailableError("OpenAI is down.")
+
+    assert cancel_if_over(TaskInstance(), "batch_1", cancel) == (
+        "The task is failed, but batch_1 could not be cancelled: OpenAI is down. Cancel it at the provider if it is "
+        "not wanted."
+    )
+
+
+def test_a_batch_that_ended_in_the_meantime_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    airflow_says(monkeypatch, {"run-1": {"wait": "success"}})
+    told = cancel_if_over(TaskInstance(), "batch_1", lambda name: Batch(id=name, status="completed"))
+    assert told == "batch_1 had ended already: it is completed."
+
+
+async def triggered_and_cancelled(batch_id: str, message: str | None, *, cancel_on_kill: bool = True) -> None:
+    """Run a trigger as a triggerer does, and cancel it as a triggerer does; returns when it has ended."""
+    trigger = LLMBatchTrigger("llmbatch_default", batch_id, 4e9, 30.0, 60.0, cancel_on_kill=cancel_on_kill)
+    trigger.task_instance = TaskInstanceDTO(
+        id=uuid.uuid4(),
+        dag_version_id=uuid.uuid4(),
+        **{name: getattr(TaskInstance(), name) for name in ("dag_id", "run_id", "task_id", "try_number")},
+        pool_slots=1,
+        priority_weight=1,
+    )
+    runner = TriggerRunner()
+    runner.triggers[1] = {"name": "wait", "events": 0, "task": None, "is_watcher": False}  # type: ignore[typeddict-item]
+    running = asyncio.create_task(runner.run_trigger(1, trigger))
+    await asyncio.sleep(0.3)  # it connects, looks, and waits for its next look
+    running.cancel(message)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.parametrize(
+    ("message", "state", "cancel_on_kill", "cancelled"),
+    [
+        (_USER_ACTION_CANCEL_MSG, "failed", True, True),
+        (_USER_ACTION_CANCEL_MSG, "success", True, True),
+        (_USER_ACTION_CANCEL_MSG, None, True, False),
+        (_USER_ACTION_CANCEL_MSG, "deferred", True, False),
+        (_USER_ACTION_CANCEL_MSG, "failed", False, False),
+        (None, "failed", True, False),
+    ],
+    ids=["marked failed", "marked success", "cleared", "reassigned", "switched off", "triggerer stopped"],
+)
+def test_a_trigger_that_airflow_ends(
+    message: str | None,
+    state: str | None,
+    cancel_on_kill: bool,
+    cancelled: bool,
+    batch_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    airflow_says(monkeypatch, {"run-1": {"wait": state}})
+    asyncio.run(triggered_and_cancelled(batch_id, message, cancel_on_kill=cancel_on_kill))
+    assert was_cancelled(batch_id) is cancelled
