@@ -31,7 +31,6 @@ from airflow_provider_llmbatch.operators.wait import (
     policy_of,
     wait_on_worker,
 )
-from airflow_provider_llmbatch.triggers.batch import BatchEvent, LLMBatchTrigger
 from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmbatch.core.polling import Verdict
     from airflow_provider_llmbatch.models import Batch
+    from airflow_provider_llmbatch.triggers.batch import BatchEvent
 
 __all__ = [
     "LLMBatchCancelBatchOperator",
@@ -173,6 +173,8 @@ class LLMBatchCreateBatchOperator(BaseOperator):
             self._kill.put(None)  # and nothing else, in a signal handler: the waiting loop wakes, and decides
 
     def _defer(self, batch: Batch, policy: PollPolicy) -> NoReturn:
+        from airflow_provider_llmbatch.triggers.batch import LLMBatchTrigger  # noqa: PLC0415 - no DAG file needs it
+
         self.defer(
             trigger=LLMBatchTrigger(
                 llmbatch_conn_id=self.llmbatch_conn_id,
