@@ -23,7 +23,6 @@ from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.submit import Timing
 from airflow_provider_llmbatch.errors import BatchInputError, ConnectionSettingsError, LLMBatchError
 from airflow_provider_llmbatch.hooks.async_verbs import AsyncVerbs
-from airflow_provider_llmbatch.hooks.settings import CommonExtra, extra_of
 
 if TYPE_CHECKING:
     import os
@@ -100,6 +99,8 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
     @cached_property
     def timing(self) -> Timing:
         """How long doubt about a lost answer lasts at this provider."""
+        from airflow_provider_llmbatch.hooks.settings import CommonExtra, extra_of  # noqa: PLC0415 - brings the transport
+
         return Timing(listing_lag=extra_of(self.connection, CommonExtra).listing_lag)
 
     def create_file(
