@@ -36,6 +36,9 @@ class TaskInstance:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
 
+    def get_first_reschedule_date(self, context: Context) -> None:
+        del context
+
 
 class _StateStore:
     """Airflow's task state store, in memory: it outlives a try, as long as the test keeps it."""
