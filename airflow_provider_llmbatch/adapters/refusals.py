@@ -53,7 +53,7 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
     answer = replace(answer, request_id=redacted(answer.request_id) if answer.request_id else None)
     code, message = _reason(answer, redacted)
     status = answer.status_code
-    quoted = " ".join(str(part) for part in (status, code) if part) + (f": {message}" if message else "")
+    quoted = " ".join(str(part) for part in (status, code) if part) + (f": {message.rstrip('.')}" if message else "")
     request_id = f", request id {answer.request_id}" if answer.request_id else ""
     asked = f"{title} was asked to {action} and answered {quoted}{request_id}."
 

@@ -169,7 +169,7 @@ def test_a_refusal_without_openais_error_body_keeps_its_words(
 def test_a_refusal_keeps_code_message_and_request_id(connect: Connect, canned: FaultProxy) -> None:
     error = {"message": "Bad window.", "type": "invalid_request_error", "param": None, "code": "invalid_value"}
     canned.rule("POST", "/batches$", Answer(400, json.dumps({"error": error}).encode(), {"X-Request-Id": "req_7"}))
-    with pytest.raises(RequestRefusedError, match=r"400 invalid_value: Bad window\., request id req_7") as caught:
+    with pytest.raises(RequestRefusedError, match=r"400 invalid_value: Bad window, request id req_7") as caught:
         connect(canned.url).create_batch("file-1", endpoint="/v1/embeddings")
     assert (caught.value.status_code, caught.value.code, caught.value.request_id) == (400, "invalid_value", "req_7")
     assert "Nothing was billed" in str(caught.value)
