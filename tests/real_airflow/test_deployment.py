@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,8 +81,22 @@ def made_at(server: GatedServer) -> tuple[list[str], list[Batch]]:
         adapter.close()
 
 
-def events(log: list[Json]) -> list[str]:
-    return [str(line["event"]) for line in log]
+def said(run: DagRun, task_id: str) -> list[str]:
+    """What the package itself says in the task's log, as the user interface gets it."""
+    return [str(line["event"]) for line in run.log(task_id) if "airflow_provider_llmbatch" in line.get("logger", "")]
+
+
+def wait_for_line(run: DagRun, text: str) -> list[str]:
+    """The log of ``create_batch`` as soon as its last line contains a text; the task is still deferred then."""
+    run.wait_for_task("create_batch", lambda task: task["state"] == "deferred")
+
+    def seen() -> list[str] | None:
+        lines = said(run, "create_batch")
+        return lines if lines and text in lines[-1] else None
+
+    lines: list[str] = run.airflow.wait(f"a line with {text!r}", seen)
+    assert run.task("create_batch")["state"] == "deferred"
+    return lines
 
 
 def kill_while_it_waits_for(run: DagRun, task_id: str, proxy: FaultProxy, path: str) -> None:
@@ -105,3 +121,117 @@ def test_workers_killed_after_their_posts_leave_one_file_and_one_batch(
     assert [run.task(task_id)["try_number"] for task_id in ("create_file", "create_batch", "download")] == [2, 2, 1]
     results = [json.loads(text) for text in (tmp_path / "requests.jsonl.results").read_text().splitlines()]
     assert sorted(result["custom_id"] for result in results) == [f"r-{number}" for number in range(REQUESTS)]
+
+
+def test_the_log_shows_upload_batch_and_progress_live_while_the_task_is_deferred(
+    begin: Callable[[], DagRun], server: GatedServer
+) -> None:
+    run = begin()
+    created, waiting, progress = wait_for_line(run, "0/8 done")
+    [batch] = made_at(server)[1]
+    assert created == f"Created batch {batch.id} (key {(batch.metadata or {})['llmbatch_key']})"
+    assert re.fullmatch(r"Waiting at most until 20\d\d-\d\d-\d\d \d\d:\d\d UTC; polling every 0.3 s at first", waiting)
+    assert progress == "[....................]    0%  0/8 done, 0 failed"
+
+    server.let_pass(4)
+    half = wait_for_line(run, "4/8 done")[-1]
+    assert re.fullmatch(r"\[#{10}\.{10}\]   50%  4/8 done, 0 failed, [\d.]+/s, about \d+ (s|min) left", half)
+
+    server.let_pass(4)
+    assert run.wait_for_end() == "success"
+    bars = [line for line in said(run, "create_batch") if line.startswith("[")]
+    done = [int(line.partition("%  ")[2].partition("/")[0]) for line in bars]
+    assert (done, bars[-1]) == (sorted({0, 4, 8, *done}), "[####################]  100%  8/8 done, 0 failed")
+
+    [upload] = [line for line in run.log("create_file") if str(line["event"]).startswith("Uploaded")]
+    assert upload["event"] == f"Uploaded 1.17 kB as {batch.input_file_id}"
+    assert (upload["bytes"], upload["requests"]) == (1168, REQUESTS)
+
+
+def test_a_killed_triggerer_is_replaced_by_another_which_keeps_the_deadline(
+    airflow: AirflowDeployment, begin: Callable[[], DagRun], server: GatedServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [killed] = [each for each in airflow.components if each.name == "triggerer" and each.members()]
+    run = begin()
+    wait_for_line(run, "0/8 done")
+    waiting = run.task("create_batch")
+    before = airflow.trigger_kwargs(waiting["trigger"]["id"])
+    killed.kill()
+    successor = airflow.start_triggerer()
+
+    def was_taken(task: Json) -> bool:
+        return task["triggerer_job"] is not None and task["triggerer_job"]["id"] != waiting["triggerer_job"]["id"]
+
+    taken = run.wait_for_task("create_batch", was_taken)
+    after = airflow.trigger_kwargs(taken["trigger"]["id"])
+    [batch] = made_at(server)[1]
+    assert (taken["state"], taken["try_number"], killed.members()) == ("deferred", 1, [])
+    assert ((batch.created_at or 0) + 2 * 3600, before) == (before["deadline"], after)
+    with capfd.disabled():  # on stderr, which reaches the terminal from the processes of pytest-xdist too
+        sys.stderr.write(
+            f"\ntriggerer {killed.pid} was killed, triggerer {successor.pid} took over; "
+            f"deadline {before['deadline']:.0f}, then {after['deadline']:.0f}\n"
+        )
+    assert killed.pid != successor.pid
+
+    server.let_pass(REQUESTS)
+    assert run.wait_for_end() == "success"
+    assert (run.xcom("create_batch"), run.task("create_batch")["try_number"]) == (batch.id, 1)
+
+
+def test_clearing_the_tasks_of_a_run_that_succeeded_pays_for_no_second_batch(
+    begin: Callable[[], DagRun], server: GatedServer
+) -> None:
+    server.let_pass(REQUESTS)
+    run = begin()
+    assert run.wait_for_end() == "success"
+    before = made_at(server)
+
+    run.clear("create_file", "create_batch", "download")
+    run.wait_for_task("download", lambda task: (task["try_number"], task["state"]) == (2, "success"))
+    files, [batch] = made_at(server)
+    assert (files, [batch]) == before
+    assert said(run, "create_file") == [f"Uploaded 1.17 kB as {batch.input_file_id}"]
+
+
+def test_the_connection_type_has_its_form(airflow: AirflowDeployment) -> None:
+    forms: list[Json] = airflow.call("GET", "/ui/connections/hook_meta")
+    [form] = [form for form in forms if form["connection_type"] == "llmbatch_openai"]
+    shown = {name: field["title"] for name, field in form["standard_fields"].items() if field and not field["hidden"]}
+    extra = {
+        name: (field["schema"]["title"], field["schema"].get("format")) for name, field in form["extra_fields"].items()
+    }
+    assert (form["hook_name"], shown) == ("LLM Batch: OpenAI", {"host": "Base URL", "password": "API key"})
+    assert extra == {
+        "organization": ("Organization", None),
+        "project": ("Project", None),
+        "headers": ("Headers", None),
+        "model": ("Default model", None),
+        "ca_bundle": ("CA bundle", None),
+        "proxy": ("Proxy", "password"),
+        "connect_timeout": ("Connect timeout", None),
+        "timeout": ("Timeout", None),
+        "listing_lag": ("Listing lag", None),
+    }
+
+
+def test_the_test_button_says_what_it_found(airflow: AirflowDeployment, server: GatedServer) -> None:
+    def found(key: str) -> Json:
+        fields = {"connection_id": "tried", "conn_type": "llmbatch_openai", "host": server.url, "password": key}
+        answer: Json = airflow.call("POST", "/api/v2/connections/test", fields)
+        return answer
+
+    assert found(server.api_key) == {
+        "status": True,
+        "message": "The server at 127.0.0.1 accepts the key, and it has no batches yet.",
+    }
+    assert found("sk-wrong-0987654321") == {
+        "status": False,
+        "message": "The server at 127.0.0.1 was asked to list the batches and answered 401 invalid_api_key: Incorrect "
+        "API key provided. Nothing was billed. A retry would be refused again: mend the key in the connection.",
+    }
+    assert found("") == {
+        "status": False,
+        "message": "The connection has no API key (its field password). Nothing was sent. A server that needs no key "
+        "takes any text there.",
+    }
