@@ -107,10 +107,12 @@ def get_provider_info() -> dict[str, object]:
                     **_COMMON_FIELDS,
                 },
                 # Extra stays visible: what it holds beside these fields is left alone.
+                # So does the port, which a base URL brings along by itself: the Test button of Airflow 3.3.1 and 3.3.2
+                # refuses a connection without one (apache/airflow#73298).
                 "ui-field-behaviour": {
-                    "hidden-fields": ["schema", "login", "port"],
+                    "hidden-fields": ["schema", "login"],
                     "relabeling": {"host": "Base URL", "password": "API key"},
-                    "placeholders": {"host": "https://api.openai.com/v1", "password": "sk-…"},
+                    "placeholders": {"host": "https://api.openai.com/v1", "password": "sk-…", "port": "443"},
                 },
             }
         ],

@@ -99,7 +99,7 @@ class WebAirflow:
     def version(self) -> str:
         return str(self._call("GET", "/api/v2/version")["version"])
 
-    def set_connection(self, conn_id: str, **fields: str) -> None:
+    def set_connection(self, conn_id: str, **fields: str | int) -> None:
         body = {"connection_id": conn_id, **fields}
         if self._http.get(f"/api/v2/connections/{conn_id}").is_success:
             self._call("PATCH", f"/api/v2/connections/{conn_id}", body)
@@ -164,7 +164,13 @@ def show(environment: Environment, screen: Screen, *, engine: str, bare: bool) -
             screen.line(f"Connection llmbatch_default of the type LLM Batch: OpenAI, base URL {url}, API key")
             screen.line(f"{server.api_key} is yours to add, and the DAG {DAG_ID} to run.")
         else:
-            airflow.set_connection("llmbatch_default", conn_type="llmbatch_openai", host=url, password=server.api_key)
+            airflow.set_connection(
+                "llmbatch_default",
+                conn_type="llmbatch_openai",
+                host=url,
+                port=httpx.URL(url).port or 80,
+                password=server.api_key,
+            )
             address = airflow.trigger(DAG_ID, {"output": environment.output.as_uri()})
             screen.line(f"DAG {DAG_ID} runs now:")
             screen.line(f"  {address}")
