@@ -19,7 +19,6 @@ from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 from airflow_provider_llmbatch.operators.wait import check_intervals, ended, given_up, policy_of
-from airflow_provider_llmbatch.triggers.batch import BatchEvent, LLMBatchTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_provider_llmbatch.models import Batch
+    from airflow_provider_llmbatch.triggers.batch import BatchEvent
 
 
 class LLMBatchSensor(BaseSensorOperator):
@@ -138,6 +138,8 @@ class LLMBatchSensor(BaseSensorOperator):
             return _Seen(batch, policy.deadline, adapter.title)
 
     def _defer(self, deadline: float) -> NoReturn:
+        from airflow_provider_llmbatch.triggers.batch import LLMBatchTrigger  # noqa: PLC0415 - no DAG file needs it
+
         self.defer(
             trigger=LLMBatchTrigger(
                 llmbatch_conn_id=self.llmbatch_conn_id,
