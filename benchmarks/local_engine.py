@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
-from report import Row, add_json_option, publish, versions
+from report import Row, add_json_option, end_well_when_told_to, publish, versions
 
 from airflow_provider_llmbatch.server.app import create_app
 from airflow_provider_llmbatch.server.engines.local import DEFAULT_MODEL, PARALLEL_REQUESTS, LocalEngine
@@ -60,6 +60,7 @@ def main() -> int:
 
     rates: dict[str, list[float]] = {"straight to the model server": [], "through the batch server": []}
     straight, through = rates.values()
+    end_well_when_told_to()
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as at:
         for number in range(options.rounds + 1):
             bodies = [body_of(number, index, options.tokens) for index in range(options.requests)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -27,6 +28,11 @@ class Row:
     figures: Mapping[str, float | str]
     target: str = ""
     reached: bool | None = None
+
+
+def end_well_when_told_to() -> None:
+    """Let SIGTERM end the script as an error would, so that what it started ends too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-from report import Row, add_json_option, publish, versions
+from report import Row, add_json_option, end_well_when_told_to, publish, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,6 +47,7 @@ def main() -> int:
     if about["openai"] == "not installed":
         print("OpenAI's client is not installed: the peer is left out (pip install openai).")
         sides = {name: ours for name, ours in sides.items() if ours}
+    end_well_when_told_to()
     with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as url:
         source = Path(folder) / "input.jsonl"
         lines = write_requests(source, options.bytes)
