@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
+
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from support.server import RunningServer
+
+Told = dict[str, Any]
 
 EXAMPLE_DAGS = Path(__file__).resolve().parents[2] / "example_dags"
 
@@ -28,3 +38,61 @@ def nightly(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="session")
+def foreign_batch(echo_server: RunningServer) -> str:
+    """A batch that no DAG made."""
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+    lines = ({"custom_id": f"row-{n}", "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(3))
+    requests = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    adapter = OpenAIAdapter(OpenAISettings(api_key=echo_server.api_key, base_url=echo_server.url))
+    file = adapter.create_file(io.BytesIO(requests), filename="foreign.jsonl")
+    batch = adapter.create_batch(file.id, endpoint="/v1/chat/completions")
+    adapter.close()
+    return batch.id
+
+
+@pytest.fixture(scope="session")
+def examples(
+    echo_server: RunningServer, foreign_batch: str, output: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Told:
+    """Every example, run once in a real Airflow, in a process and a home of its own: about 20 s."""
+    home = tmp_path_factory.mktemp("airflow_home")
+    connection = {
+        "conn_type": "llmbatch_openai",
+        "host": echo_server.url,
+        "password": echo_server.api_key,
+        "extra": {"listing_lag": 0},
+    }
+    confs = {
+        "nightly_batch_inference": {"output": output.as_uri()},
+        "async_tasks": {"output": output.as_uri()},
+        "wait_for_batch": {"output": output.as_uri(), "batch_id": foreign_batch},
+    }
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
+    script = Path(__file__).with_name("run_once.py")
+    done = subprocess.run(
+        [sys.executable, script, EXAMPLE_DAGS, json.dumps(confs), home / "told.json"],
+        env={
+            **variables,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW_CONN_LLMBATCH_DEFAULT": json.dumps(connection),
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    told: Told = json.loads((home / "told.json").read_text())
+    return told

@@ -1,6 +1,6 @@
-"""Loads the example as Airflow does and runs it once with ``dag.test()``; started by the tests as a process of its own.
+"""Loads the examples as Airflow does, runs each once with ``dag.test()``; started by the tests as a process of its own.
 
-Writes a JSON file: what was loaded, and how the run and its tasks ended.
+Writes a JSON file: what was loaded, and how the runs and their tasks ended.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.utils.db import initdb
 
 if __name__ == "__main__":
-    folder, output, answer = sys.argv[1:]
+    folder, confs, answer = sys.argv[1:]
     initdb()
     bag = DagBag(folder)
     told: dict[str, object] = {"import_errors": bag.import_errors, "dags": sorted(bag.dags)}
-    if not bag.import_errors:
-        dag = bag.dags["nightly_batch_inference"]
-        told |= {
+    for dag_id, conf in json.loads(confs).items() if not bag.import_errors else ():
+        dag = bag.dags[dag_id]
+        of_dag = {
             "upstream": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
             "schedule": dag.schedule,
             "catchup": dag.catchup,
@@ -27,7 +27,8 @@ if __name__ == "__main__":
         }
         for task in dag.tasks:
             task.retries = 0  # an error is to be seen now
-        run = dag.test(run_conf={"output": output})
-        told |= {"run_id": run.run_id, "state": str(run.state)}
-        told |= {"tasks": {ti.task_id: str(ti.state) for ti in run.get_task_instances()}}
+        run = dag.test(run_conf=conf)
+        of_dag |= {"run_id": run.run_id, "state": str(run.state)}
+        of_dag |= {"tasks": {ti.task_id: str(ti.state) for ti in run.get_task_instances()}}
+        told[dag_id] = of_dag
     Path(answer).write_text(json.dumps(told))
