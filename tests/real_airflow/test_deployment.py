@@ -110,7 +110,7 @@ def test_workers_killed_after_their_posts_leave_one_file_and_one_batch(
 ) -> None:
     proxy.rule("POST", "/files$", Hang(forwarding=True), times=1)
     proxy.rule("POST", "/batches$", Hang(forwarding=True), times=1)
-    server.let_pass(REQUESTS)
+    server.let_pass(3 * REQUESTS)  # a second batch would end too, and be counted
     run = begin()
     kill_while_it_waits_for(run, "create_file", proxy, "/files$")
     kill_while_it_waits_for(run, "create_batch", proxy, "/batches$")
@@ -201,7 +201,10 @@ def test_the_connection_type_has_its_form(airflow: AirflowDeployment) -> None:
     extra = {
         name: (field["schema"]["title"], field["schema"].get("format")) for name, field in form["extra_fields"].items()
     }
-    assert (form["hook_name"], shown) == ("LLM Batch: OpenAI", {"host": "Base URL", "password": "API key"})
+    assert (form["hook_name"], shown) == (
+        "LLM Batch: OpenAI",
+        {"host": "Base URL", "port": None, "password": "API key"},
+    )
     assert extra == {
         "organization": ("Organization", None),
         "project": ("Project", None),
@@ -216,21 +219,23 @@ def test_the_connection_type_has_its_form(airflow: AirflowDeployment) -> None:
 
 
 def test_the_test_button_says_what_it_found(airflow: AirflowDeployment, server: GatedServer) -> None:
-    def found(key: str) -> Json:
-        fields = {"connection_id": "tried", "conn_type": "llmbatch_openai", "host": server.url, "password": key}
-        answer: Json = airflow.call("POST", "/api/v2/connections/test", fields)
+    def found(connection_id: str, key: str) -> Json:
+        """What the button sends: blanks for what is empty, and asterisks for a stored password."""
+        fields = {"conn_type": "llmbatch_openai", "host": server.url, "port": 443, "password": key}
+        blanks = {"description": "", "login": "", "schema": "", "extra": "{}"}
+        body = {"connection_id": connection_id, **fields, **blanks}
+        answer: Json = airflow.call("POST", "/api/v2/connections/test", body)
         return answer
 
-    assert found(server.api_key) == {
-        "status": True,
-        "message": "The server at 127.0.0.1 accepts the key, and it has no batches yet.",
-    }
-    assert found("sk-wrong-0987654321") == {
+    airflow.add_connection("stored", conn_type="llmbatch_openai", host=server.url, port=443, password=server.api_key)
+    accepted = {"status": True, "message": "The server at 127.0.0.1 accepts the key, and it has no batches yet."}
+    assert (found("new", server.api_key), found("stored", "***")) == (accepted, accepted)
+    assert found("new", "sk-wrong-0987654321") == {
         "status": False,
         "message": "The server at 127.0.0.1 was asked to list the batches and answered 401 invalid_api_key: Incorrect "
         "API key provided. Nothing was billed. A retry would be refused again: mend the key in the connection.",
     }
-    assert found("") == {
+    assert found("new", "") == {
         "status": False,
         "message": "The connection has no API key (its field password). Nothing was sent. A server that needs no key "
         "takes any text there.",

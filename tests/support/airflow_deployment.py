@@ -37,7 +37,7 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 _START_SECONDS: Final = 120.0  # healthy in about 20 s on two idle cores
-_WAIT_SECONDS: Final = 60.0
+_WAIT_SECONDS: Final = 120.0
 _PAUSE_SECONDS: Final = 0.2
 _HEALTH_NAMES: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _RUN_ENDS: Final = ("success", "failed")
@@ -270,7 +270,7 @@ def _environment(home: Path, dags_folder: Path, url: str, fernet_key: str) -> di
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
         # A dead triggerer's triggers are taken over after so many seconds without a heartbeat.
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "4",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
