@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from airflow.triggers.base import BaseTrigger
 from structlog.testing import capture_logs
 from support.fault_proxy import Answer, Delay, FaultProxy, fault_proxy
 from support.gated_server import GatedServer, gated_server
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow.sdk import Connection
+    from airflow.triggers.base import BaseTrigger
     from support.server import RunningServer
 
     from airflow_provider_llmbatch.adapters.base import Adapter
@@ -204,7 +204,8 @@ def test_a_server_that_goes_down_and_comes_back_is_waited_for(tmp_path: Path, mo
     told = [line["event"] for line in lines if line["log_level"] == "warning"]
     assert len(told) == 1
     assert told[0].endswith(
-        "A retry may succeed. The batch goes on at the provider; looking again, with growing pauses, until the deadline."
+        "A retry may succeed. The batch goes on at the provider; looking again, with growing pauses, until the "
+        "deadline."
     )
 
 
