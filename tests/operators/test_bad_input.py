@@ -158,8 +158,8 @@ def test_a_wrong_key_fails_both_tasks_at_once_and_leaves_nothing(
         message = str(refused.value)
         assert message.startswith("AccessRefusedError: The server at 127.0.0.1 was asked to ")
         assert message.endswith(
-            "answered 401 invalid_api_key: Incorrect API key provided: ***. Nothing was billed. A retry would be refused "
-            "again: mend the key in the connection."
+            "answered 401 invalid_api_key: Incorrect API key provided: ***. Nothing was billed. A retry would be "
+            "refused again: mend the key in the connection."
         )
     assert [call.method for call in proxy.requests] == ["POST", "POST"]
     assert at_server.new() == {"files": 0, "batches": 0}

@@ -136,8 +136,8 @@ def test_a_batch_that_the_provider_refuses_fails_with_code_line_and_message(prox
     batch_id = instance.xcoms["batch_id"]
     assert str(failed.value) == (
         f"BatchFailedError: {LLMBatchHook().adapter.title} refused {batch_id} before running it: line 2: "
-        "invalid_json_line: This line is not parseable as valid JSON; line 3: duplicate_custom_id: The custom_id 'a' for this request is "
-        "a duplicate of another request [custom_id]. Nothing was billed. A retry would be refused again: mend the "
+        "invalid_json_line: This line is not parseable as valid JSON; line 3: duplicate_custom_id: The custom_id 'a' "
+        "for this request is a duplicate of another request [custom_id]. Nothing was billed. A retry would be refused again: mend the "
         "input, and clear the tasks from the one that makes it on."
     )
     assert (instance.xcoms["output_file_id"], instance.xcoms["error_file_id"]) == (None, None)
@@ -186,7 +186,7 @@ def test_its_templated_fields_are_rendered() -> None:
     task = operator(
         "{{ file }}", endpoint="/v1/{{ verb }}", metadata={"run": "{{ ds }}"}, llmbatch_conn_id="{{ conn }}"
     )
-    values = {"file": "file-9", "verb": "embeddings", "ds": "2026-11-24", "c": "nightly"}
+    values = {"file": "file-9", "verb": "embeddings", "ds": "2026-11-24", "conn": "nightly"}
     task.render_template_fields(values)  # type: ignore[arg-type]
     assert (task.input_file_id, task.endpoint, task.metadata, task.llmbatch_conn_id) == (
         "file-9",
