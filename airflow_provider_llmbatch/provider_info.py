@@ -104,6 +104,11 @@ def get_provider_info() -> dict[str, object]:
                         "schema": _JSON_OBJECT,
                         "description": "A JSON object of more headers to send with each call.",
                     },
+                    "console_url": {
+                        "label": "Console URL",
+                        "schema": _TEXT,
+                        "description": "Where people look at a batch, {batch_id} in it. Empty: OpenAI's own console.",
+                    },
                     **_COMMON_FIELDS,
                 },
                 # Extra stays visible: what it holds beside these fields is left alone.

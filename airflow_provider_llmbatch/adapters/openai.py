@@ -38,6 +38,7 @@ DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 _CONSOLE_HOSTS: Final = frozenset(
     {"api.openai.com"} | {f"{r}.api.openai.com" for r in ("us", "eu", "ae", "au", "in", "jp")}
 )
+_CONSOLE_URL: Final = "https://platform.openai.com/batches/{batch_id}"
 _STATUSES: Final = frozenset(get_args(BatchStatus))
 _BATCHES_PER_PAGE: Final = 100
 _FILES_PER_PAGE: Final = 1_000
@@ -51,6 +52,7 @@ class OpenAISettings:
 
     :param api_key: Sent as a bearer token.
     :param headers: Sent with each call; their values count as secrets.
+    :param console_url: Where people look at a batch, ``{batch_id}`` in it; OpenAI's own console if ``None``.
     """
 
     api_key: str = field(repr=False)
@@ -58,6 +60,7 @@ class OpenAISettings:
     organization: str | None = None
     project: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    console_url: str | None = None
     transport: TransportSettings = field(default_factory=TransportSettings)
 
 
@@ -191,7 +194,8 @@ class OpenAIAdapter(Adapter):
 
     @override
     def console_url(self, batch_id: str) -> str | None:
-        return f"https://platform.openai.com/batches/{batch_id}" if self._is_openai else None
+        address = self._settings.console_url or (_CONSOLE_URL if self._is_openai else None)
+        return address and address.replace("{batch_id}", quote(batch_id, safe=""))
 
     @override
     def ping(self) -> str:

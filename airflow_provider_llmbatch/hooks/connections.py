@@ -32,11 +32,13 @@ class OpenAIExtra(CommonExtra):
     :param organization: Sent as ``OpenAI-Organization``.
     :param project: Sent as ``OpenAI-Project``.
     :param headers: Sent with each call.
+    :param console_url: Where people look at a batch, ``{batch_id}`` in it, for servers other than OpenAI's own.
     """
 
     organization: str | None = None
     project: str | None = None
     headers: Annotated[dict[str, str], BeforeValidator(_json_object)] = Field(default_factory=dict)
+    console_url: str | None = Field(default=None, pattern=r"^https?://.*\{batch_id\}")
 
 
 class OpenAIClientKwargs(BaseModel):
@@ -80,6 +82,7 @@ def openai_adapter(connection: Connection, *, looking: bool = False) -> OpenAIAd
             organization=extra.organization,
             project=extra.project,
             headers=extra.headers,
+            console_url=extra.console_url,
             transport=extra.transport(looking=looking),
         )
     )
