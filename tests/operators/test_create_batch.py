@@ -137,8 +137,8 @@ def test_a_batch_that_the_provider_refuses_fails_with_code_line_and_message(prox
     assert str(failed.value) == (
         f"BatchFailedError: {LLMBatchHook().adapter.title} refused {batch_id} before running it: line 2: "
         "invalid_json_line: This line is not parseable as valid JSON; line 3: duplicate_custom_id: The custom_id 'a' "
-        "for this request is a duplicate of another request [custom_id]. Nothing was billed. A retry would be refused again: mend the "
-        "input, and clear the tasks from the one that makes it on."
+        "for this request is a duplicate of another request [custom_id]. Nothing was billed. A retry would be refused "
+        "again: mend the input, and clear the tasks from the one that makes it on."
     )
     assert (instance.xcoms["output_file_id"], instance.xcoms["error_file_id"]) == (None, None)
 
