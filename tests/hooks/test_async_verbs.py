@@ -146,8 +146,14 @@ class Source:
         self.closed = threading.Event()
         self._fails_after = fails_after
         self._slow = slow
+        self._made: list[Iterator[File]] = []
 
     def files(self) -> Iterator[File]:
+        # Kept, since what nobody holds is closed by being forgotten.
+        self._made.append(self._files())
+        return self._made[-1]
+
+    def _files(self) -> Iterator[File]:
         try:
             while True:
                 if self._slow is not None:
@@ -202,7 +208,7 @@ def test_a_task_that_is_cancelled_while_it_reads_closes_the_iterator_when_the_re
     hook: LLMBatchHook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    source = Source(slow=go_on, fails_after=1)
+    source = Source(slow=go_on)
     monkeypatch.setattr(hook, "list_files", lambda **_: source.files())
 
     async def read_and_cancel() -> bool:

@@ -59,10 +59,6 @@ def batch(hook: LLMBatchHook) -> Batch:
 
 def end(hook: LLMBatchHook, server: GatedServer, batch: Batch) -> Batch:
     server.let_pass(1)
-    return until_terminal(hook, batch)
-
-
-def until_terminal(hook: LLMBatchHook, batch: Batch) -> Batch:
     for _ in range(500):
         if (now := hook.retrieve_batch(batch.id)).is_terminal:
             return now
@@ -150,10 +146,10 @@ def test_a_deferred_sensor_waits_in_the_triggerer_and_resumes_when_the_batch_has
 
 @EACH_WAY
 def test_a_cancelled_batch_fails_the_task_without_a_retry(
-    given: dict[str, object], hook: LLMBatchHook, batch: Batch
+    given: dict[str, object], hook: LLMBatchHook, server: GatedServer, batch: Batch
 ) -> None:
     hook.cancel_batch(batch.id)
-    done = until_terminal(hook, batch)
+    done = end(hook, server, batch)  # what is under way is still answered
     task = sensor(batch.id, **given)
     context, instance = context_of(task)
     with pytest.raises(AirflowFailException, match=f"BatchCancelledError: {batch.id} was cancelled"):
