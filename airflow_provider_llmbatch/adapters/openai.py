@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, get_args
 from urllib.parse import quote, urlsplit
 
@@ -185,11 +187,15 @@ class OpenAIAdapter(Adapter):
             return self._batch(self._http.send(call), call)
         except NotFoundError:
             raise
-        except RequestRefusedError:
-            # Which status a finished batch answers with is written nowhere; what the batch says of itself counts.
-            batch = self.retrieve_batch(batch_id)
-            if batch.is_terminal or batch.status == "cancelling":
-                return batch
+        except (RequestRefusedError, UnavailableError) as error:
+            if isinstance(error, UnavailableError) and error.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            # Which status a finished batch answers with is written nowhere, and gateways such as LiteLLM's proxy make a
+            # bare 500 of it; what the batch says of itself counts.
+            with suppress(UnavailableError):
+                batch = self.retrieve_batch(batch_id)
+                if batch.is_terminal or batch.status == "cancelling":
+                    return batch
             raise
 
     @override
@@ -221,7 +227,7 @@ class OpenAIAdapter(Adapter):
             items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
             yield from items if remaining is None else items[:remaining]
             remaining = None if remaining is None else remaining - len(items)
-            last_id = items[-1].get("id") if items else None
+            last_id = _cursor(page, items)
             if not page.get("has_more") or not isinstance(last_id, str) or last_id == cursor.get("after"):
                 return
             cursor["after"] = last_id
@@ -333,6 +339,18 @@ def _segment(identifier: str) -> str:
     if not identifier or identifier in (".", ".."):
         raise BatchInputError(f"{identifier!r} is no id of a file or batch. Nothing was sent.")
     return quote(identifier, safe="")
+
+
+def _cursor(page: Mapping[str, JsonValue], items: list[dict[str, JsonValue]]) -> JsonValue:
+    """What to ask for the next page with: the last item's id, as OpenAI's client does.
+
+    Gateways that rewrite the ids of items (LiteLLM's proxy with its header for a model) do not take those as cursors,
+    but leave ``first_id`` and ``last_id`` as they were.
+    """
+    if not items:
+        return None
+    rewritten = page.get("first_id") and page.get("first_id") != items[0].get("id")
+    return page.get("last_id") if rewritten else items[-1].get("id")
 
 
 def _texts(metadata: JsonValue) -> dict[str, JsonValue] | None:

@@ -75,6 +75,6 @@ class LLMBatchDownloadResultsOperator(BaseOperator):
                 for result in merge_results(hook.adapter, batch, log=self.log):
                     outcomes[result.outcome] += 1
                     stream.write(encode(result) + b"\n")
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()) or "no results"
-        self.log.info(f"Landed {outcomes.total():,} results in {self.destination}: {told}", batch_id=batch.id)
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()) or "none"
+        self.log.info(f"Landed {outcomes.total():,} results ({told}) in {self.destination}", batch_id=batch.id)
         return self.destination

@@ -183,6 +183,24 @@ def test_a_cancellation_that_is_refused_for_a_running_batch_is_an_error(connect:
         connect(canned.url).cancel_batch("b")
 
 
+def test_a_gateways_bare_500_for_cancelling_a_batch_that_ended_is_no_error(
+    connect: Connect, canned: FaultProxy
+) -> None:
+    canned.rule("POST", "/batches/b/cancel$", Answer(500, b"Internal Server Error"), times=None)
+    canned.rule("GET", "/batches/b$", Answer(200, b'{"id": "b", "status": "completed"}'))
+    assert connect(canned.url).cancel_batch("b").status == "completed"
+
+
+@pytest.mark.parametrize("look", [Answer(200, b'{"id": "b", "status": "in_progress"}'), Answer(500)])
+def test_a_500_for_cancelling_a_batch_that_may_still_run_stays_an_outage(
+    connect: Connect, canned: FaultProxy, look: Answer
+) -> None:
+    canned.rule("POST", "/batches/b/cancel$", Answer(500, b"Internal Server Error"), times=None)
+    canned.rule("GET", "/batches/b$", look, times=None)
+    with pytest.raises(UnavailableError, match="asked to cancel the batch b and answered 500"):
+        connect(canned.url).cancel_batch("b")
+
+
 def test_a_cancellation_whose_answer_is_lost_is_repeated(connect: Connect, canned: FaultProxy) -> None:
     canned.rule("POST", "/batches/b/cancel$", Drop())
     canned.rule("POST", "/batches/b/cancel$", Answer(200, b'{"id": "b", "status": "cancelling"}'))

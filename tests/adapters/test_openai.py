@@ -206,3 +206,27 @@ def test_only_openais_own_hosts_have_a_console(connect: Connect) -> None:
         connect("https://eu.api.openai.com/v1").console_url("batch_1") == "https://platform.openai.com/batches/batch_1"
     )
     assert connect("http://127.0.0.1:9/v1").console_url("batch_1") is None
+
+
+def test_a_gateway_that_rewrites_the_ids_of_items_gets_its_own_cursor_back(
+    connect: Connect, canned: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_adapter, "_BATCHES_PER_PAGE", 1)
+    for own, more in (("batch_1", True), ("batch_2", False)):
+        item = {**BATCH, "id": f"batch_packed-{own}"}
+        page = {"object": "list", "data": [item], "first_id": own, "last_id": own, "has_more": more}
+        canned.rule("GET", "/batches$", Answer(200, json.dumps(page).encode()))
+    listed = [batch.id for batch in connect(canned.url).list_batches()]
+    assert listed == ["batch_packed-batch_1", "batch_packed-batch_2"]
+    assert [r.path.partition("?")[2] for r in canned.requests] == ["limit=1", "after=batch_1&limit=1"]
+
+
+def test_a_last_id_that_belies_the_items_is_not_followed(
+    connect: Connect, canned: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_adapter, "_BATCHES_PER_PAGE", 1)
+    for name, more in (("batch_1", True), ("batch_2", False)):
+        page = {"data": [{**BATCH, "id": name}], "first_id": name, "last_id": "batch_9", "has_more": more}
+        canned.rule("GET", "/batches$", Answer(200, json.dumps(page).encode()))
+    assert [batch.id for batch in connect(canned.url).list_batches()] == ["batch_1", "batch_2"]
+    assert [r.path.partition("?")[2] for r in canned.requests] == ["limit=1", "after=batch_1&limit=1"]

@@ -92,8 +92,9 @@ def test_a_cancelled_batch_without_results_fails_and_says_so(proxy: FaultProxy) 
     ended_as(proxy, "cancelled", cancelled_at=1_700_000_030)
     assert go_on("ended", "batch_1") == (
         (
-            "BatchCancelledError: batch_1 was cancelled after 30 s with 7 of 10 requests answered. There are no results to "
-            "download. A retry would resubmit nothing; clearing this task makes a new batch of all its requests."
+            "BatchCancelledError: batch_1 was cancelled after 30 s with 7 of 10 requests answered. There are no "
+            "results to download. A retry would resubmit nothing; clearing this task makes a new batch of all its "
+            "requests."
         ),
         {"output_file_id": None, "error_file_id": None},
     )
@@ -120,8 +121,8 @@ def test_a_failed_batch_fails_with_each_reason(proxy: FaultProxy) -> None:
         (
             True,
             (
-                "It was cancelled; what was answered by then is billed, and can be downloaded when the provider has ended "
-                "it"
+                "It was cancelled; what was answered by then is billed, and can be downloaded when the provider has "
+                "ended it"
             ),
         ),
         (False, "It was left running, and is billed as it goes on"),

@@ -1,0 +1,151 @@
+"""Everything that a real run writes is searched for the API key: home, database, logs, results, both streams."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from support.server import running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = "sk-recognisable-5f1d0c77a2e94b36"
+WRONG_KEY = "sk-recognisable-wrong-81b6e3d29c"
+BODY = {"model": "echo", "messages": [{"role": "user", "content": "a prompt that is looked for"}]}
+LINE = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": BODY}
+
+PIPELINE = """
+from airflow.sdk import DAG
+from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator, LLMBatchDownloadResultsOperator
+from airflow_provider_llmbatch.operators.file import LLMBatchCreateFileOperator
+
+with DAG("pipeline", schedule=None):
+    file = LLMBatchCreateFileOperator(task_id="create_file", source={source!r}, retries=0)
+    batch = LLMBatchCreateBatchOperator(
+        task_id="create_batch", input_file_id=file.output, metadata={{"of": "scan"}}, deferrable=True,
+        min_poll_interval=0.2, max_poll_interval=0.2, retries=0,
+    )
+    LLMBatchDownloadResultsOperator(
+        task_id="download", batch_id=batch.output, destination={destination!r}, retries=0
+    )
+"""
+
+
+class Written(NamedTuple):
+    """What a run left: every file below its folder, and its streams."""
+
+    state: str
+    folder: Path
+    streams: bytes
+
+    def texts(self) -> Iterator[tuple[str, bytes]]:
+        yield "streams", self.streams
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file():
+                yield str(path.relative_to(self.folder)), path.read_bytes()
+
+
+def forms_of(secret: str) -> list[bytes]:
+    """The secret as it is, and the middle of its base64, at each of the three places where it may stand in a text."""
+    shifted = (base64.b64encode(b"x" * shift + secret.encode()) for shift in range(3))
+    # A form's first and last characters depend on what stands beside it.
+    return [secret.encode(), secret.encode().hex().encode(), *(text[4:-6] for text in shifted)]
+
+
+def places_of(secret: str, written: Written) -> list[str]:
+    forms = forms_of(secret)
+    return [name for name, content in written.texts() if any(form in content for form in forms)]
+
+
+def run_pipeline(folder: Path, url: str, api_key: str) -> Written:
+    home, dags = folder / "airflow_home", folder / "dags"
+    dags.mkdir()
+    source, destination = folder / "requests.jsonl", folder / "results.jsonl"
+    source.write_text(json.dumps(LINE) + "\n")
+    (dags / "pipeline.py").write_text(PIPELINE.format(source=str(source), destination=str(destination)))
+    connection = {"conn_type": "llmbatch_openai", "host": url, "password": api_key, "extra": {"listing_lag": 0}}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("run_pipeline.py"), dags],
+        env={
+            **variables,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+            "AIRFLOW_CONN_LLMBATCH_DEFAULT": json.dumps(connection),
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:].decode()
+    [state] = [line for line in done.stdout.decode().splitlines() if line.startswith("state=")]
+    return Written(state.removeprefix("state="), folder, done.stdout)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(tmp_path_factory.mktemp("server"), api_key=KEY) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def succeeded(url: str, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return run_pipeline(tmp_path_factory.mktemp("succeeded"), url, KEY)
+
+
+@pytest.fixture(scope="module")
+def failed(url: str, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return run_pipeline(tmp_path_factory.mktemp("failed"), url, WRONG_KEY)
+
+
+def test_a_run_that_succeeds_writes_its_key_nowhere(succeeded: Written) -> None:
+    assert succeeded.state == "success"
+    assert (succeeded.folder / "results.jsonl").read_text().count('"outcome":"succeeded"') == 1
+    assert places_of(KEY, succeeded) == []
+
+
+def test_a_run_whose_key_is_refused_writes_it_nowhere(failed: Written) -> None:
+    assert failed.state == "failed"
+    assert b"mend the key in the connection" in failed.streams
+    assert places_of(WRONG_KEY, failed) == []
+
+
+def test_prompts_and_answers_are_in_the_input_and_the_results_only(succeeded: Written) -> None:
+    assert places_of("a prompt that is looked for", succeeded) == ["requests.jsonl", "results.jsonl"]
+
+
+def test_the_search_reaches_the_database_with_its_xcoms_dags_and_rendered_fields(succeeded: Written) -> None:
+    result = json.loads((succeeded.folder / "results.jsonl").read_text())
+    assert result["custom_id"] == "a"
+    found = {name: places_of(name, succeeded) for name in ("create_batch", "output_file_id", "input_file_id")}
+    assert {name: "airflow_home/airflow.db" in places for name, places in found.items()} == dict.fromkeys(found, True)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        f"Bearer {KEY}".encode(),
+        *(base64.b64encode(b"x" * n + KEY.encode() + b"yz") for n in range(4)),
+        KEY.encode().hex().encode(),
+    ],
+    ids=["plain", "base64", "base64 at 1", "base64 at 2", "base64 at 3", "hex"],
+)
+def test_the_search_finds_a_key_that_is_there(planted: bytes, tmp_path: Path) -> None:
+    deep = tmp_path / "airflow_home" / "logs" / "run"
+    deep.mkdir(parents=True)
+    (deep / "attempt=1.log").write_bytes(b"before " + planted + b" after")
+    (deep / "attempt=2.log").write_bytes(b"nothing")
+    assert places_of(KEY, Written("success", tmp_path, b"")) == ["airflow_home/logs/run/attempt=1.log"]
+    assert places_of(KEY, Written("success", tmp_path / "none", planted)) == ["streams"]
