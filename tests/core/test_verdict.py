@@ -77,9 +77,9 @@ def test_a_full_queue_is_no_fault_of_the_input() -> None:
     assert told(error_of_end(refused, title="OpenAI")) == (
         BatchFailedError,
         (
-            "OpenAI refused batch_1 before running it: token_limit_exceeded: Limit reached. Nothing was billed. The input "
-            "is good, but too much is queued for this model already: when other batches have ended, clear this task, which "
-            "then makes a new batch of the same file."
+            "OpenAI refused batch_1 before running it: token_limit_exceeded: Limit reached. Nothing was billed. The "
+            "input is good, but too much is queued for this model already: when other batches have ended, clear this "
+            "task, which then makes a new batch of the same file."
         ),
     )
 
@@ -125,8 +125,8 @@ def test_without_result_files_there_is_nothing_to_download() -> None:
         (
             True,
             (
-                "It was cancelled; what was answered by then is billed, and can be downloaded when the provider has ended "
-                "it"
+                "It was cancelled; what was answered by then is billed, and can be downloaded when the provider "
+                "has ended it"
             ),
         ),
         (False, "It was left running, and is billed as it goes on"),
@@ -137,8 +137,8 @@ def test_at_the_deadline_it_says_what_became_of_the_batch(cancelled: bool, fate:
     assert told(error_of_deadline(late, CREATED + 90_000, cancelled=cancelled)) == (
         DeadlineExceededError,
         (
-            "batch_1 was still scheduling at the deadline of 2023-11-15 23:13 UTC, with 1,200 of 1,500 requests answered. "
-            f"{fate} (LLMBatchDownloadResultsOperator(batch_id='batch_1')). A retry would resubmit nothing."
+            "batch_1 was still scheduling at the deadline of 2023-11-15 23:13 UTC, with 1,200 of 1,500 requests "
+            f"answered. {fate} (LLMBatchDownloadResultsOperator(batch_id='batch_1')). A retry would resubmit nothing."
         ),
     )
 
