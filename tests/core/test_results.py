@@ -257,7 +257,7 @@ def test_a_file_that_ends_in_the_middle_of_a_line_is_a_broken_download(size: int
     with pytest.raises(BrokenTransferError) as broken:
         merged(files, batch_of(total=2, error_file_id=None))
     assert str(broken.value) == (
-        "The result file file-out ended in the middle of line 2. Nothing was lost at the provider or billed again, "
+        "The file file-out ended in the middle of line 2. Nothing was lost at the provider or billed again, "
         "and nothing was written. A retry downloads it anew."
     )
 
@@ -278,7 +278,7 @@ def test_a_page_in_place_of_the_file_is_not_a_file_of_missing_rows(page: bytes) 
     with pytest.raises(UnexpectedAnswerError) as unexpected:
         merged(Files({OUTPUT: page, INPUT: request("a")}, {OUTPUT: 10_000}), batch_of(total=1, error_file_id=None))
     assert str(unexpected.value) == (
-        f"The {len(page)} bytes that came for the result file file-out hold no result at all, and are not its size, "
+        f"The {len(page)} bytes that came for the file file-out hold no line of a batch at all, and are not its size, "
         "so something else than the API answered. Nothing was lost at the provider or billed again, and nothing was "
         "written. A retry downloads it anew; if that does not help, mend the connection's base URL."
     )
