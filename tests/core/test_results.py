@@ -180,9 +180,10 @@ def test_an_outage_while_the_input_is_read_is_one() -> None:
 # Bad lines.
 
 
-@pytest.mark.parametrize(
-    "bad", [b"{broken\n", b"[]\n", b'{"custom_id": 7}\n', b"\xff\n", b"[" * 100_000 + b"\n", b"\x00\n"]
-)
+DEEP = b'{"custom_id": "b", "response": {"body": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}\n"
+
+
+@pytest.mark.parametrize("bad", [b"{broken\n", b"[]\n", b'{"custom_id": 7}\n', b"\xff\n", DEEP, b"\x00\n"])
 def test_a_line_that_cannot_be_read_costs_its_row_and_no_other(bad: bytes) -> None:
     requests = request("a") + request("b") + request("c")
     # The server counts two, since it lost one itself: the unreadable line alone is cause to look.

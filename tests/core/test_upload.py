@@ -165,6 +165,13 @@ def test_a_name_of_the_users_own_is_kept_and_never_looked_for(
     assert (upload.count(), proxy.calls("GET", r"/files$")) == (2, [])
 
 
+def test_a_name_of_the_users_own_does_not_make_other_content_the_same(
+    upload: Uploading, ledger: Ledger[FileRecord]
+) -> None:
+    first = upload(ledger, FIRST, custom_id="a", filename="mine.jsonl")
+    assert upload(ledger, RETRY, custom_id="b", filename="mine.jsonl").id != first.id
+
+
 def test_an_outage_while_looking_uploads_nothing(
     upload: Uploading, ledger: Ledger[FileRecord], proxy: FaultProxy
 ) -> None:
