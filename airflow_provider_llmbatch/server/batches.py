@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from airflow_provider_llmbatch.models import BATCH_ENDPOINTS, Batch
 from airflow_provider_llmbatch.server.answering import listing, shown
@@ -30,6 +31,16 @@ class CreateBatch(BaseModel):
     completion_window: Literal["24h"]
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, given: object) -> object:
+        """JSON can spell half a surrogate pair, which no database takes and no answer can repeat."""
+        try:
+            json.dumps(given, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("The body of your request holds text that is no Unicode.") from None
+        return given
 
 
 def batch_routes(store: Store) -> APIRouter:

@@ -81,6 +81,8 @@ def _refusal_of(first: ErrorDetails) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, "We could not parse the JSON body of your request.")
     param = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
+    if first["type"] == "value_error":
+        return ApiError(400, str(first["ctx"]["error"]), param=param or None)
     if not param:
         return ApiError(400, "The body of your request must be a JSON object.")
     if first["type"] == "missing":
