@@ -225,7 +225,7 @@ class BatchRun:
             working = self._store.working_file(self._batch, kind)
             if file_id is None:
                 working.unlink(missing_ok=True)
-            elif self._store.file(file_id) is None:
+            else:
                 self._store.add_file(self._result_file(kind, file_id, working), working)
         end = self._end()
         self._save(status=end, **{_TOLD_AT[end]: _seconds()})

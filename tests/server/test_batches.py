@@ -15,6 +15,7 @@ from airflow_provider_llmbatch.server.engines.base import Answer, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 _USED = (
     b'{"usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details":'
@@ -241,7 +242,7 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(client: Client, content: byt
     assert client.now(batch) == batch
 
 
-def test_a_batch_whose_input_is_deleted_meanwhile_goes_on_even_after_a_restart(serve: Serve) -> None:
+def test_a_batch_whose_input_is_deleted_meanwhile_goes_on_even_after_a_restart(serve: Serve, tmp_path: Path) -> None:
     engine = ScriptedEngine()
     engine.closed.set()
     client = serve(engine, concurrency=1)
@@ -252,6 +253,8 @@ def test_a_batch_whose_input_is_deleted_meanwhile_goes_on_even_after_a_restart(s
     client = serve()
     batch = client.ended(batch)
     assert batch["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    kept = [path.name for path in (tmp_path / "data" / "files").iterdir()]
+    assert kept == [batch["output_file_id"]]  # nobody reads the input any more
     assert client.create(batch["input_file_id"]).status_code == 400
 
 
