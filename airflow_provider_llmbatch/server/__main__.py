@@ -17,7 +17,7 @@ from typing_extensions import override
 from airflow_provider_llmbatch.server.app import create_app
 from airflow_provider_llmbatch.server.engines.echo import EchoEngine
 from airflow_provider_llmbatch.server.engines.local import PARALLEL_REQUESTS, LocalEngine, MissingPackageError
-from airflow_provider_llmbatch.server.store import FolderInUseError, Store
+from airflow_provider_llmbatch.server.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"Cannot listen on {options.host}:{options.port} ({error.strerror}).")
     try:
         store = Store(options.data)
-    except FolderInUseError as error:
-        sys.exit(_refuse(str(error)))
+    except OSError as error:
+        sys.exit(_refuse(f"The data folder {options.data} cannot be used ({error.strerror})."))
     default_concurrency = PARALLEL_REQUESTS if options.engine == "local" else _ECHO_CONCURRENCY
     app = create_app(
         store,

@@ -6,6 +6,7 @@ row for each would cost more than the answer.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -37,7 +38,7 @@ _ENDED: Final = "(json_extract(row, '$.status') IN ({}))".format(
 )
 
 
-class FolderInUseError(Exception):
+class FolderInUseError(OSError):
     """Raised when another server has the data folder open: two would run each batch twice."""
 
 
@@ -212,5 +213,5 @@ def _held(folder: Path) -> int:
         fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(hold)
-        raise FolderInUseError(f"Another llmbatch-server uses {folder}. Stop it, or pick another --data.") from None
+        raise FolderInUseError(errno.EBUSY, "another llmbatch-server uses it", str(folder)) from None
     return hold

@@ -115,7 +115,7 @@ def test_a_second_server_on_the_folder_is_refused_and_a_killed_one_leaves_it(tmp
             check=False,
         )
         assert (second.returncode, second.stdout) == (2, "")
-        assert second.stderr == f"Another llmbatch-server uses {tmp_path}. Stop it, or pick another --data.\n"
+        assert second.stderr == f"The data folder {tmp_path} cannot be used (another llmbatch-server uses it).\n"
         server.process.kill()
         server.process.wait()
         with running_server(tmp_path):
