@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listener = socket.create_server((options.host, options.port), family=_family(options.host))
     except OSError as error:
         return _refuse(f"Cannot listen on {options.host}:{options.port} ({error.strerror}).")
-    store = Store(options.data)
+    try:
+        store = Store(options.data)
+    except OSError as error:
+        sys.exit(_refuse(f"The data folder {options.data} cannot be used ({error.strerror})."))
     default_concurrency = PARALLEL_REQUESTS if options.engine == "local" else _ECHO_CONCURRENCY
     app = create_app(
         store,
