@@ -153,6 +153,8 @@ class _Run:
             return False
         path = self._store.content(source)
         total, model, errors = await asyncio.to_thread(validate, path, endpoint=self._batch.endpoint or "")
+        if not errors and (objection := self._runner.engine.objection(self._batch, model)):
+            errors = [objection]
         if errors:
             self._save(status="failed", failed_at=_now(), errors=BatchErrors(data=tuple(errors)))
             return False
@@ -171,9 +173,14 @@ class _Run:
         """Why no further request may begin, if there is a reason."""
         if self._batch.status == "cancelling":
             return "cancelled"
-        if self._batch.expires_at is not None and time.time() >= self._batch.expires_at and self._open_requests():
+        if self._is_over() and self._open_requests():
             return "expired"
         return None
+
+    def _is_over(self) -> bool:
+        if self._answers is not None and self._runner.engine.ends_early(self._batch, len(self._answers.done)):
+            return True
+        return self._batch.expires_at is not None and time.time() >= self._batch.expires_at
 
     def _open_requests(self) -> bool:
         return self._answers is not None and len(self._answers.done) < self._batch.request_counts.total
@@ -199,13 +206,14 @@ class _Run:
                 if request is None:
                     return
                 answer = await self._answer(request)
-                if self._answers is not None:
+                if self._answers is not None and answer is not None:
                     self._answers.add(request.custom_id, answer)
             await asyncio.sleep(0)  # an engine that never waits would keep everybody else from the loop
 
-    async def _answer(self, request: RequestLine) -> Answer:
+    async def _answer(self, request: RequestLine) -> Answer | None:
+        """``None``: the batch was stopped while the engine was away, and the request stays open."""
         try:
-            return await self._runner.engine.answer(request)
+            return await self._runner.engine.answer_while(request, lambda: self._early_end() is None)
         except Exception as error:  # an engine's fault costs one request, never the batch
             log.exception("The engine failed on a request of %s", self._batch.id)
             return refusal(500, "server_error", f"The engine failed ({type(error).__name__}).")
