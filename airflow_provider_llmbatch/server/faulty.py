@@ -115,6 +115,7 @@ class FaultyApp:
             await _break(receive, send, reset=False)
         else:
             if rule is not None:
+                receive = _replayed(await _read(receive), receive)  # read first: a client that leaves takes it along
                 await asyncio.sleep(rule.seconds)
             await self._unless_over_limit(scope, receive, send)
 
@@ -128,12 +129,7 @@ class FaultyApp:
             answer = refusal(rule.status, _TOKEN_LIMIT, rule.message(self._model(body)))
             await _send(send, answer.status_code, {"Content-Type": "application/json"}, answer.body)
             return
-        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def again() -> Message:
-            return whole.pop() if whole else await receive()
-
-        await self._app(scope, again, send)
+        await self._app(scope, _replayed(body, receive), send)
 
     def _model(self, creation: bytes) -> str | None:
         """The model of the batch that a call would create: that of its first line, unless that is no line at all."""
@@ -184,6 +180,15 @@ async def _read(receive: Receive) -> bytes:
         if not message.get("more_body"):
             break
     return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return replay
 
 
 async def _nowhere(_message: Message) -> None:

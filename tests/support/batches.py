@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
-from support.adapter_contract import CHAT, unique_name, until_ended
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.core.results import merge_results
+from support.adapter_contract import CHAT, unique_name, until_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from support.server import RunningServer
-
     from airflow_provider_llmbatch.models import Batch, Result
+    from support.server import RunningServer
 
 
 @contextmanager
