@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,10 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support.batches import adapter_of, begun, chats
+from support.batches import adapter_of, begun, chats, ended
 from support.engine_server import engine_server
 from support.server import running_server
 
+from airflow_provider_llmbatch.errors import LostAnswerError
 from airflow_provider_llmbatch.server.__main__ import main
 from airflow_provider_llmbatch.server.faults import Faults
 
@@ -153,13 +155,27 @@ def test_the_help_names_every_option_and_so_does_the_document(capsys: pytest.Cap
     assert options <= documented
 
 
-def test_faults_are_announced_so_that_nobody_runs_them_unawares(
+def test_faults_happen_and_are_announced_so_that_nobody_runs_them_unawares(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "faults.json"
-    file.write_text("{}")
-    with running_server(tmp_path / "data", extra_args=("--faults", str(file))):
-        assert f"FOR TESTS ONLY: this server breaks things, as {file} says." in capfd.readouterr().err
+    file.write_text(
+        json.dumps(
+            {
+                "calls": [{"method": "POST", "path": "/batches$", "fault": "reset", "times": 1}],
+                "requests": [{"custom_id": "1", "fault": "status", "status": 500}],
+            }
+        )
+    )
+    with (
+        running_server(tmp_path / "data", extra_args=("--faults", str(file))) as server,
+        adapter_of(server) as adapter,
+    ):
+        assert capfd.readouterr().err == f"FOR TESTS ONLY: this server breaks things, as {file} says.\n"
+        with pytest.raises(LostAnswerError):
+            begun(adapter, chats(2))
+        batch, _ = ended(adapter, chats(2))
+        assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pytest
 from support.adapter_contract import until_ended
 from support.batches import adapter_of, begun, body_of, chats, ended, landed
 from support.engine_server import EngineServer, Reply, engine_server, free_port
@@ -15,6 +14,8 @@ from support.server import running_server
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
 ENGINE_KEY = "sk-engine-0123456789"
 
@@ -26,30 +27,32 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "body", "answered"),
-    [
-        ("/v1/chat/completions", chats(1)[0], {"choices": [{"message": {"role": "assistant", "content": "word-0"}}]}),
-        ("/v1/embeddings", {"model": "m", "input": "word"}, {"data": [{"index": 0, "embedding": [0.5]}]}),
-        (
-            "/v1/responses",
-            {"model": "m", "input": "word"},
-            {"output": [{"type": "message", "content": [{"type": "output_text", "text": "word"}]}]},
-        ),
-    ],
-)
-def test_every_endpoint_of_the_engine_gets_a_batch_api(
-    tmp_path: Path, endpoint: str, body: dict[str, object], answered: dict[str, object]
-) -> None:
+ANSWERED: list[tuple[str, dict[str, object], dict[str, object]]] = [
+    (
+        "/v1/chat/completions",
+        chats(1)[0],
+        {"choices": [{"message": {"role": "assistant", "content": "word-0"}}]},
+    ),
+    ("/v1/embeddings", {"model": "m", "input": "word"}, {"data": [{"index": 0, "embedding": [0.5]}]}),
+    (
+        "/v1/responses",
+        {"model": "m", "input": "word"},
+        {"output": [{"type": "message", "content": [{"type": "output_text", "text": "word"}]}]},
+    ),
+]
+
+
+def test_every_endpoint_of_the_engine_gets_a_batch_api(tmp_path: Path) -> None:
     with (
         engine_server() as engine,
         running_server(tmp_path, engine=engine.url) as server,
         adapter_of(server) as adapter,
     ):
-        batch, results = ended(adapter, [body], endpoint=endpoint)
-        assert (batch.status, batch.model, batch.request_counts.completed) == ("completed", "m", 1)
-        assert answered.items() <= body_of(results["r0"]).items()
-        assert engine.paths == [endpoint]
+        for endpoint, body, answered in ANSWERED:
+            batch, results = ended(adapter, [body], endpoint=endpoint)
+            assert (batch.status, batch.model, batch.request_counts.completed) == ("completed", "m", 1)
+            assert answered.items() <= body_of(results["r0"]).items()
+        assert engine.paths == [endpoint for endpoint, _, _ in ANSWERED]
 
 
 def test_concurrency_is_reached_and_bounds_all_batches_together(tmp_path: Path) -> None:

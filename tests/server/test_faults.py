@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+import uvicorn
 from support.adapter_contract import CHAT
-from support.batches import adapter_of, begun, body_of, chats, ended, uploaded
-from support.server import running_server
+from support.batches import begun, body_of, chats, ended, uploaded
 
+from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.core.ledger import BatchRecord, Ledger, MemoryStore
 from airflow_provider_llmbatch.core.submit import Attempt, BatchJob, Slot, Timing, submit_batch
 from airflow_provider_llmbatch.core.verdict import error_of_end
@@ -27,14 +29,17 @@ from airflow_provider_llmbatch.errors import (
     RequestRefusedError,
     UnavailableError,
 )
+from airflow_provider_llmbatch.server.app import create_app
+from airflow_provider_llmbatch.server.engines.echo import EchoEngine
 from airflow_provider_llmbatch.server.faults import Faults, FaultsError
+from airflow_provider_llmbatch.server.faulty import FaultyApp, FaultyEngine
+from airflow_provider_llmbatch.server.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter
-
+KEY = "sk-faulty-0123456789"
 CREATION = {"method": "POST", "path": "/batches$"}
 LIMIT_REACHED = (
     "Enqueued token limit reached for m in organization org-7. Limit: 90,000 enqueued tokens. Please try again once "
@@ -43,15 +48,36 @@ LIMIT_REACHED = (
 
 
 @contextmanager
-def faulty(tmp_path: Path, *extra_args: str, **faults: Any) -> Iterator[OpenAIAdapter]:
-    """A server with the engine echo that breaks things as told, and an adapter for it."""
-    file = tmp_path / "faults.json"
-    file.write_text(json.dumps(faults))
-    with (
-        running_server(tmp_path / "data", extra_args=("--faults", str(file), *extra_args)) as server,
-        adapter_of(server) as adapter,
-    ):
+def faulty(tmp_path: Path, *, concurrency: int = 64, **faults: Any) -> Iterator[OpenAIAdapter]:
+    """A server with the engine echo that breaks things as told, in a thread, and an adapter for it."""
+    store, orders = Store(tmp_path / "data"), Faults(json.dumps(faults))
+    app = create_app(
+        store,
+        FaultyEngine(EchoEngine(), orders),
+        api_key=KEY,
+        concurrency=concurrency,
+        completion_window=86_400.0,
+        max_upload_bytes=10_000_000,
+    )
+    config = uvicorn.Config(FaultyApp(app, orders, store), host="127.0.0.1", port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    adapter = None
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        adapter = OpenAIAdapter(OpenAISettings(KEY, base_url=f"http://127.0.0.1:{port}/v1"))
+        adapter._http._sleep = lambda _seconds: None
         yield adapter
+    finally:
+        if adapter is not None:
+            adapter.close()
+        server.should_exit = True
+        thread.join(timeout=10)
+        store.close()
 
 
 def batches(adapter: OpenAIAdapter) -> int:
@@ -148,7 +174,7 @@ def test_requests_fail_by_custom_id_and_by_number(tmp_path: Path) -> None:
         {"every": 4, "fault": "status", "status": 500},  # of those that the first rule leaves: r0, r2, r3, r4, …
         {"fault": "delay", "seconds": 0.05},
     ]
-    with faulty(tmp_path, "--concurrency", "1", requests=rules) as adapter:
+    with faulty(tmp_path, concurrency=1, requests=rules) as adapter:
         batch, results = ended(adapter, chats(10))
         failed = {name: result.response for name, result in results.items() if result.outcome == "failed"}
         assert {name: response and response.status_code for name, response in failed.items()} == {
@@ -169,7 +195,7 @@ def test_requests_fail_by_custom_id_and_by_number(tmp_path: Path) -> None:
 
 def test_a_batch_expires_after_so_many_answers(tmp_path: Path) -> None:
     rule = {"fault": "expire", "after_answers": 3, "times": 1}
-    with faulty(tmp_path, "--concurrency", "1", batches=[rule]) as adapter:
+    with faulty(tmp_path, concurrency=1, batches=[rule]) as adapter:
         batch, results = ended(adapter, chats(8))
         assert batch.status == "expired"
         assert isinstance(error_of_end(batch, title="OpenAI"), BatchExpiredError)

@@ -33,10 +33,16 @@ HASTY = Patience(attempts=3, seconds=20.0, first_delay=0.01, longest_delay=0.05)
 KEY = "sk-engine-0123456789"
 
 
-@pytest.fixture
-def server() -> Iterator[EngineServer]:
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[EngineServer]:
     with engine_server() as running:
         yield running
+
+
+@pytest.fixture
+def server(shared_server: EngineServer) -> EngineServer:
+    shared_server.begin_anew()
+    return shared_server
 
 
 def chat(said: str = "hello") -> RequestLine:
@@ -223,7 +229,7 @@ def test_a_request_whose_answer_always_breaks_gets_an_error(server: EngineServer
 
 
 def test_a_silent_server_costs_an_attempt(server: EngineServer) -> None:
-    server.seconds = 5.0
+    server.seconds = 1.0
     (answer,) = asked(server.url, chat("x"), timeout=0.2)
     assert error_of(answer) == (502, "engine_unavailable")
     assert server.asked == {"x": 3}

@@ -35,14 +35,19 @@ class EngineServer:
     """:param seconds: How long each answer takes."""
 
     def __init__(self, seconds: float) -> None:
+        self.under_way = 0
+        self.url = ""
+        self.begin_anew(seconds=seconds)
+
+    def begin_anew(self, *, seconds: float = 0.0) -> None:
+        """Forget what was asked and told, between tests that share one."""
         self.seconds = seconds
         self.replies: deque[Reply] = deque()
         self.asked: Counter[str] = Counter()
         self.paths: list[str] = []
         self.keys: set[str] = set()
         self.moments: list[float] = []
-        self.under_way = self.most_under_way = 0
-        self.url = ""
+        self.most_under_way = 0
 
     async def answer(self, request: Request) -> Response:
         self.under_way += 1
