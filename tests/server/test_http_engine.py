@@ -18,15 +18,14 @@ from support.fault_proxy import Answer as Canned
 from support.fault_proxy import Drop, Garbage, LoseAnswer, Truncate, fault_proxy
 
 from airflow_provider_llmbatch.models import RequestLine
-from airflow_provider_llmbatch.server.engines.http import EngineAddressError, HttpEngine, Patience, root_of
+from airflow_provider_llmbatch.server.engines.base import Answer
+from airflow_provider_llmbatch.server.engines.http import EngineAddressError, HttpEngine, Patience, _Trial, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from support.fault_proxy import Fault
-
-    from airflow_provider_llmbatch.server.engines.base import Answer
 
 CHAT = "/v1/chat/completions"
 HASTY = Patience(attempts=3, seconds=20.0, first_delay=0.01, longest_delay=0.05)
@@ -285,7 +284,9 @@ def test_a_server_that_is_away_is_waited_for_and_asked_once(caplog: pytest.LogCa
 
 def test_an_answer_that_is_no_longer_wanted_is_not_waited_for() -> None:
     async def given_up() -> Answer | None:
-        engine = HttpEngine(f"http://127.0.0.1:{free_port()}/v1", connections=8)
+        engine = HttpEngine(
+            f"http://127.0.0.1:{free_port()}/v1", connections=8, patience=Patience(first_delay=60.0, longest_delay=60.0)
+        )
         await engine.start()
         until = time.monotonic() + 0.3
         answer = await asyncio.wait_for(engine.answer_while(chat(), lambda: time.monotonic() < until), 5)
@@ -324,3 +325,16 @@ def test_certificates_are_trusted_as_the_environment_says(
         answer = asyncio.run(given_up_soon(proxy.url))
     assert (answer is not None and answer.status_code == 200) == trusted
     assert ("CERTIFICATE_VERIFY_FAILED" in caplog.text) == (not trusted)
+
+
+def test_patience_does_not_run_while_the_server_is_away_but_attempts_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("airflow_provider_llmbatch.server.engines.http.time.monotonic", lambda: clock[0])
+    trial = _Trial(Patience(attempts=2, seconds=50.0))
+    trial.begin()
+    assert trial.next_delay(Answer(500, b""), None) is not None
+    trial.pause()
+    clock[0] += 1000.0
+    trial.begin()
+    assert trial.next_delay(Answer(503, b""), None) is not None
+    assert trial.next_delay(Answer(500, b""), None) is None
