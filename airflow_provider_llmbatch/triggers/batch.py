@@ -63,8 +63,8 @@ class LLMBatchTrigger(BaseTrigger):
     :param deadline: In seconds since 1970, so that a restart of the triggerer does not move it.
     :param min_poll_interval: Seconds between two looks at a young batch.
     :param max_poll_interval: Seconds between two looks at an old one.
-    :param cancel_on_kill: Whether the batch is cancelled if a person marks the task as failed or success, or deletes
-        its run; only for who created the batch.
+    :param cancel_on_kill: Whether the batch is cancelled if a person marks the task, or its run, as failed or success,
+        or deletes its DAG; only for who created the batch. From Airflow 3.3 on.
     """
 
     def __init__(

@@ -132,11 +132,10 @@ class DagRun:
         return self.airflow.get(path, deserialize=True, map_index=map_index)["value"]
 
     def log(self, task_id: str, try_number: int = 1, map_index: int = -1) -> list[Json]:
-        """Lines of the task's log, none before that try, in the order and with the fields that the user interface gets."""
+        """Lines of the task's log, none before that try: in the order and with the fields that users see."""
         path = self._path(f"/taskInstances/{task_id}/logs/{try_number}")
-        if self.task(task_id, map_index)["try_number"] < try_number:
-            return []
-        lines: list[Json] = self.airflow.get(path, full_content=True, map_index=map_index)["content"]
+        answer = self.airflow.find(path, full_content=True, map_index=map_index)
+        lines: list[Json] = answer["content"] if answer else []
         return lines
 
     def links(self, task_id: str, map_index: int = -1) -> dict[str, str | None]:
@@ -251,14 +250,25 @@ class AirflowDeployment:
 
     def call(self, method: str, path: str, body: object = None, /, **query: str | int | bool) -> Any:
         """One call of the REST API: the JSON of its answer, which must be a success."""
+        response = self._request(method, path, body, query)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
+        return response.json() if response.content else None
+
+    def find(self, path: str, **query: str | int | bool) -> Json | None:
+        """What is there, or ``None`` as long as there is nothing."""
+        response = self._request("GET", path, None, query)
+        assert response.is_success or response.status_code == 404, f"{path}: {response.status_code} {response.text}"
+        found: Json | None = response.json() if response.is_success else None
+        return found
+
+    def _request(self, method: str, path: str, body: object, query: Mapping[str, str | int | bool]) -> httpx.Response:
         response = self._client.request(method, path, json=body, params=query)
         for _ in range(_CALLS_WHEN_LOCKED):
             if not (response.status_code == 500 and "Database error" in response.text):
                 break
             time.sleep(_PAUSE_SECONDS)  # what was rolled back may be asked for again
             response = self._client.request(method, path, json=body, params=query)
-        assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
-        return response.json() if response.content else None
+        return response
 
     def wait(self, what: str, look: Callable[[], T | Literal[False] | None], seconds: float = _WAIT_SECONDS) -> T:
         """The first thing that a look sees; after so many seconds without one, the components' output tells why."""
@@ -284,7 +294,7 @@ class AirflowDeployment:
 
     def create_run(self, dag_id: str, conf: Mapping[str, object] | None = None) -> DagRun:
         """A run that begins when its DAG is not paused, which it is at first."""
-        self.wait(f"DAG {dag_id}", lambda: self._client.get(f"/api/v2/dags/{dag_id}").is_success, _START_SECONDS)
+        self.wait(f"DAG {dag_id}", lambda: self.find(f"/api/v2/dags/{dag_id}"), _START_SECONDS)
         body = {"logical_date": None, "conf": dict(conf or {})}
         return DagRun(self, dag_id, self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 

@@ -11,6 +11,7 @@ import pytest
 from airflow.executors.workloads.task import TaskInstanceDTO
 from airflow.jobs.triggerer_job_runner import _USER_ACTION_CANCEL_MSG, TriggerRunner
 from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import GetDRCount, GetTaskStates
 from support.gated_server import GatedServer, gated_server
 from support.task import ApiServer, TaskInstance, adapters_closed, connect
 
@@ -71,6 +72,7 @@ def test_the_state_is_read_under_the_name_that_airflow_gives_it(
     api = airflow_says(monkeypatch, states)
     assert state_of(TaskInstance(map_index=map_index)) == state
     asked = api.asked[0]
+    assert isinstance(asked, GetTaskStates)
     assert (asked.dag_id, asked.run_ids, asked.task_ids, asked.map_index) == ("nightly", ["run-1"], ["wait"], map_index)
 
 
@@ -90,6 +92,18 @@ def test_only_a_task_that_is_over_loses_its_batch(state: str | None, monkeypatch
     else:
         assert cancelled == []
         assert told.startswith(f"batch_1 goes on: the task is {state or 'not yet scheduled'}")
+
+
+def test_a_task_that_was_deleted_in_a_run_that_goes_on_is_made_anew_and_keeps_its_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = airflow_says(monkeypatch, {})
+    api.unfinished = 1
+    told = cancel_if_over(TaskInstance(), "batch_1", lambda _: pytest.fail("it was cancelled"))
+    assert told.startswith("batch_1 goes on: the task is deleted in a run that goes on")
+    asked = api.asked[1]
+    assert isinstance(asked, GetDRCount)
+    assert (asked.dag_id, asked.run_ids, asked.states) == ("nightly", ["run-1"], ["queued", "running"])
 
 
 def test_a_batch_whose_run_was_deleted_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
