@@ -37,7 +37,7 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 _START_SECONDS: Final = 120.0  # healthy in about 20 s on two idle cores
-_WAIT_SECONDS: Final = 120.0
+_WAIT_SECONDS: Final = 180.0
 _PAUSE_SECONDS: Final = 0.2
 _CALLS_WHEN_LOCKED: Final = 20
 _HEALTH_NAMES: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
