@@ -139,16 +139,20 @@ def test_a_batch_that_ended_in_the_meantime_is_told_as_such(monkeypatch: pytest.
     assert told == "batch_1 had ended already: it is completed."
 
 
-async def triggered_and_cancelled(batch_id: str, message: str | None, *, cancel_on_kill: bool = True) -> None:
-    """Run a trigger as a triggerer does, and cancel it as a triggerer does; returns when it has ended."""
-    trigger = LLMBatchTrigger("llmbatch_default", batch_id, 4e9, 30.0, 60.0, cancel_on_kill=cancel_on_kill)
-    trigger.task_instance = TaskInstanceDTO(
+def task_instance_dto() -> TaskInstanceDTO:
+    return TaskInstanceDTO(
         id=uuid.uuid4(),
         dag_version_id=uuid.uuid4(),
         **{name: getattr(TaskInstance(), name) for name in ("dag_id", "run_id", "task_id", "try_number")},
         pool_slots=1,
         priority_weight=1,
     )
+
+
+async def triggered_and_cancelled(batch_id: str, message: str | None, *, cancel_on_kill: bool = True) -> None:
+    """Run a trigger as a triggerer does, and cancel it as a triggerer does; returns when it has ended."""
+    trigger = LLMBatchTrigger("llmbatch_default", batch_id, 4e9, 30.0, 60.0, cancel_on_kill=cancel_on_kill)
+    trigger.task_instance = task_instance_dto()
     runner = TriggerRunner()
     runner.triggers[1] = {"name": "wait", "events": 0, "task": None, "is_watcher": False}  # type: ignore[typeddict-item]
     running = asyncio.create_task(runner.run_trigger(1, trigger))
@@ -181,3 +185,12 @@ def test_a_trigger_that_airflow_ends(
     airflow_says(monkeypatch, {"run-1": {"wait": state}})
     asyncio.run(triggered_and_cancelled(batch_id, message, cancel_on_kill=cancel_on_kill))
     assert was_cancelled(batch_id) is cancelled
+
+
+def test_without_its_connection_a_batch_is_told_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    trigger = LLMBatchTrigger("not_there", "batch_1", 4e9, cancel_on_kill=True)
+    trigger.task_instance = task_instance_dto()
+    asyncio.run(trigger.on_kill())
+    told = capsys.readouterr().out
+    assert "batch_1 goes on: the connection 'not_there' cannot be used (AirflowNotFoundException: " in told
+    assert "Cancel it at the provider if it is not wanted." in told
