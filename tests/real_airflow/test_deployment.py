@@ -135,7 +135,7 @@ def test_the_log_shows_upload_batch_and_progress_live_while_the_task_is_deferred
 
     server.let_pass(4)
     half = wait_for_line(run, "4/8 done")[-1]
-    assert re.fullmatch(r"\[#{10}\.{10}\]   50%  4/8 done, 0 failed, [\d.]+/s, about \d+ (s|min) left", half)
+    assert re.fullmatch(r"\[#{10}\.{10}\]   50%  4/8 done, 0 failed, ([\d.]+/s|\d+/h), about \d+ (s|min) left", half)
 
     server.let_pass(4)
     assert run.wait_for_end() == "success"
