@@ -219,7 +219,10 @@ def _seekable(stream: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def path_of(location: str | os.PathLike[str] | StoragePath) -> Path | StoragePath:
-    """A local path, or one in Airflow's object storage for anything with a scheme (``s3://conn_id@bucket/key``)."""
+    """A local path, or one in Airflow's object storage for anything with a scheme (``s3://conn_id@bucket/key``).
+
+    :raises BatchInputError: Airflow has no file system for the scheme; told before anything is read or written.
+    """
     if not isinstance(location, str):
         return cast("Path | StoragePath", location) if hasattr(location, "open") else Path(location)
     parts = urlsplit(location)
@@ -229,4 +232,13 @@ def path_of(location: str | os.PathLike[str] | StoragePath) -> Path | StoragePat
         return Path(location)
     from airflow.sdk import ObjectStoragePath  # noqa: PLC0415 - brings fsspec, which no local path needs
 
-    return cast("StoragePath", ObjectStoragePath(location))
+    try:
+        path = ObjectStoragePath(location)
+        path.fs  # noqa: B018 - looks the scheme up, which it would do no sooner than when it is opened
+    except (ValueError, ImportError) as error:
+        raise BatchInputError(
+            f"Nothing was read or written at {location}, since Airflow has no file system for {parts.scheme}:// "
+            f"({error}). Install the provider that brings it: apache-airflow-providers-amazon for s3://, -google for "
+            "gs://, -microsoft-azure for abfs://."
+        ) from error
+    return cast("StoragePath", path)

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 import fsspec
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
-from support.fault_proxy import Answer, FaultProxy, Truncate, fault_proxy
-from support.gated_server import GatedServer, gated_server
-from support.task import adapters_closed, connect, context_of
+from airflow.sdk.io import store
+from support.fault_proxy import Answer, FaultProxy, Truncate
+from support.task import context_of
 
 from airflow_provider_llmbatch.errors import UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.batch import LLMBatchDownloadResultsOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from support.gated_server import GatedServer
 
 
 def line(custom_id: str, body: dict[str, object]) -> bytes:
@@ -28,20 +29,6 @@ def line(custom_id: str, body: dict[str, object]) -> bytes:
 
 
 REQUESTS = line("a", {"model": "echo", "prompt": "hello"}) + line("b", {"model": "echo", "prompt": "good bye"})
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[GatedServer]:
-    with gated_server(tmp_path / "gated") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: GatedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr("airflow_provider_llmbatch.adapters.http._FIRST_DELAY", 0.0)
-    with adapters_closed(monkeypatch), fault_proxy(server.url) as proxy:
-        connect(monkeypatch, proxy.url, server.api_key)
-        yield proxy
 
 
 def running_batch() -> str:
@@ -109,13 +96,39 @@ def test_results_land_as_whole_lines_in_a_local_file(kind: str, batch_id: str, t
     assert [path.name for path in place.parent.iterdir()] == ["results.jsonl"]
 
 
-def test_results_land_in_object_storage(batch_id: str) -> None:
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> fsspec.AbstractFileSystem:
+    """Object storage that Airflow knows under the scheme ``memory``."""
+    storage = fsspec.filesystem("memory")
+    monkeypatch.setattr(store, "_STORE_CACHE", {})
+    store.attach("memory", fs=storage)
+    return storage
+
+
+def test_results_land_in_object_storage(batch_id: str, memory: fsspec.AbstractFileSystem) -> None:
     destination = "memory://bucket/deep/results.jsonl"
     assert download(batch_id, destination) == destination
-    storage = fsspec.filesystem("memory")
-    [name] = [name for name in storage.find("/") if name.endswith("results.jsonl")]
-    assert sorted(results_of(storage.cat(name))) == ["a", "b"]
-    storage.rm(name)
+    [name] = [name for name in memory.find("/") if name.endswith("results.jsonl")]
+    assert sorted(results_of(memory.cat(name))) == ["a", "b"]
+    memory.rm(name)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reason"),
+    [("nowhere", "Unsupported filesystem: 'nowhere'"), ("memory", "No filesystem registered for scheme memory")],
+    ids=["unknown", "not installed"],
+)
+def test_a_scheme_without_a_file_system_is_told_before_anything_is_downloaded(
+    scheme: str, reason: str, batch_id: str, proxy: FaultProxy
+) -> None:
+    with pytest.raises(AirflowFailException) as refused:
+        download(batch_id, f"{scheme}://bucket/results.jsonl")
+    assert str(refused.value) == (
+        f"BatchInputError: Nothing was read or written at {scheme}://bucket/results.jsonl, since Airflow has no file "
+        f"system for {scheme}:// ({reason}). Install the provider that brings it: "
+        "apache-airflow-providers-amazon for s3://, -google for gs://, -microsoft-azure for abfs://."
+    )
+    assert proxy.calls("GET", "/content$") == []
 
 
 def test_half_a_download_is_taken_up_where_it_ended(batch_id: str, proxy: FaultProxy, tmp_path: Path) -> None:
@@ -127,6 +140,7 @@ def test_half_a_download_is_taken_up_where_it_ended(batch_id: str, proxy: FaultP
     assert [call.headers.get("range") for call in proxy.calls("GET", "/content$")[before:]] == [None, "bytes=200-"]
 
 
+@pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("place", ["local", "memory"])
 def test_what_was_there_stays_when_a_download_fails(
     place: str, batch_id: str, proxy: FaultProxy, tmp_path: Path

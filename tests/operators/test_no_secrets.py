@@ -79,7 +79,8 @@ def run_pipeline(folder: Path, url: str, api_key: str) -> Written:
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+            # At DEBUG Airflow's own supervisor logs each secret that it is told to mask (3.3.2, supervisor.py).
+            "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow_provider_llmbatch=DEBUG, httpx=DEBUG, httpcore=DEBUG",
             "AIRFLOW_CONN_LLMBATCH_DEFAULT": json.dumps(connection),
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",

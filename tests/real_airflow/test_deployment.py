@@ -209,6 +209,7 @@ def test_the_connection_type_has_its_form(airflow: AirflowDeployment) -> None:
         "organization": ("Organization", None),
         "project": ("Project", None),
         "headers": ("Headers", None),
+        "console_url": ("Console URL", None),
         "model": ("Default model", None),
         "ca_bundle": ("CA bundle", None),
         "proxy": ("Proxy", "password"),
