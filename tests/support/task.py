@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from airflow.sdk.execution_time import context as airflow_context
 from airflow.sdk.execution_time.comms import DRCount, GetDRCount, GetTaskStates, TaskStatesResult
 
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from airflow_provider_llmbatch.adapters.base import Adapter
+
+HAS_STATE_STORE = hasattr(airflow_context, "NEVER_EXPIRE")
+"""Whether this Airflow keeps state for tasks, which came with 3.3."""
 
 
 @dataclass
@@ -56,7 +60,9 @@ class _StateStore:
 
 def context_of(task: BaseOperator, instance: TaskInstance | None = None) -> tuple[Context, TaskInstance]:
     instance = instance or TaskInstance(task_id=task.task_id)
-    context = {"ti": instance, "task": task, "task_state_store": _StateStore()}
+    context = {"ti": instance, "task": task}
+    if HAS_STATE_STORE:
+        context["task_state_store"] = _StateStore()
     return cast("Context", context), instance
 
 
