@@ -75,7 +75,7 @@ class AccessRefusedError(LLMBatchError):
 
 
 class QuotaExceededError(LLMBatchError):
-    """Raised when the account is out of money or storage (429 ``insufficient_quota``): waiting does not help."""
+    """Raised when the account is out of money (402, or the code ``insufficient_quota``): waiting does not help."""
 
 
 class UnavailableError(LLMBatchError):

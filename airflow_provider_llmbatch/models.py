@@ -1,8 +1,9 @@
 """Files, batches and results, in OpenAI's shapes and words on every provider.
 
 Adapters turn a provider's answers into these models at the edge; the embedded server answers with the same ones. A
-field that a provider leaves out is ``None`` here, never an error: servers that call themselves OpenAI-compatible leave
-out a lot. Times are whole seconds since 1970 in UTC, as OpenAI sends them.
+field that a provider leaves out, or fills with something else, is ``None`` here, never an error: servers that call
+themselves OpenAI-compatible do both, and a wait must not break on a field that it does not need. Times are whole
+seconds since 1970 in UTC, as OpenAI sends them.
 
 Files and batches are pydantic models, since few of them exist and their input is foreign. Lines are msgspec structs,
 since there are many: decoding one leaves its body as undecoded bytes.
@@ -10,11 +11,15 @@ since there are many: decoding one leaves its body as undecoded bytes.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BatchStatus = Literal[
     "validating",
@@ -55,25 +60,57 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def _none_means_zero(count: object) -> object:
-    return 0 if count is None else count
-
-
-Count = Annotated[int, BeforeValidator(_none_means_zero)]
-"""A count that some servers send as ``null`` while they do not know it."""
-
-
-def _whole_seconds(moment: object) -> object:
-    """Seconds since 1970, from the numbers and ISO texts that servers send for them; 0 and "" mean not yet."""
-    if isinstance(moment, str):
+def _number(value: object) -> float | None:
+    """A finite number, also from a text that holds one."""
+    if isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(moment).timestamp()
+            value = float(value)
         except ValueError:
             return None
-    return int(moment) if isinstance(moment, int | float) and moment > 0 else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _whole_count(count: object) -> int:
+    return max(int(_number(count) or 0), 0)
+
+
+Count = Annotated[int, BeforeValidator(_whole_count)]
+"""A count; 0 also where a server sends ``null``, since it does not know it yet, or what cannot be one."""
+
+_YEAR_10000: Final = 253_402_300_800
+
+
+def _whole_seconds(moment: object) -> int | None:
+    """Seconds since 1970, from the numbers and ISO texts (in UTC unless they say otherwise) that servers send for them;
+    0 and "" mean not yet, and what lies after the year 9999 is in another unit."""
+    seconds = _number(moment)
+    if seconds is None and isinstance(moment, str):
+        try:
+            parsed = datetime.fromisoformat(moment)
+        except ValueError:
+            return None
+        seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    return int(seconds) if seconds is not None and 0 < seconds < _YEAR_10000 else None
 
 
 Timestamp = Annotated[int | None, BeforeValidator(_whole_seconds)]
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+
+
+Text = Annotated[str | None, BeforeValidator(_text)]
+
+
+def _none_if_unreadable(value: object, read: Callable[[object], object]) -> object:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+_NoneIfUnreadable = WrapValidator(_none_if_unreadable)
 
 
 class File(_Model):
@@ -83,14 +120,14 @@ class File(_Model):
     """
 
     id: str
-    object: Literal["file"] = "file"
+    object: Annotated[Literal["file"], BeforeValidator(lambda _: "file")] = "file"
     bytes: Count = 0
     created_at: Timestamp = None
     expires_at: Timestamp = None
-    filename: str | None = None
-    purpose: str | None = None
-    status: str | None = None
-    status_details: str | None = None
+    filename: Text = None
+    purpose: Text = None
+    status: Text = None
+    status_details: Text = None
     provider: str | None = None
 
 
@@ -119,24 +156,38 @@ class Usage(_Model):
     """Tokens of a whole batch, in the names of the Responses API on every endpoint."""
 
     input_tokens: Count = 0
-    input_tokens_details: InputTokensDetails | None = None
+    input_tokens_details: Annotated[InputTokensDetails | None, _NoneIfUnreadable] = None
     output_tokens: Count = 0
-    output_tokens_details: OutputTokensDetails | None = None
+    output_tokens_details: Annotated[OutputTokensDetails | None, _NoneIfUnreadable] = None
     total_tokens: Count = 0
 
 
 class BatchError(_Model):
     """Why a batch as a whole was refused: never the failure of a single request, which stands in the error file."""
 
-    code: str | None = None
-    message: str | None = None
-    param: str | None = None
-    line: int | None = None
+    code: Text = None
+    message: Text = None
+    param: Text = None
+    line: Annotated[int | None, _NoneIfUnreadable] = None
 
 
 class BatchErrors(_Model):
-    object: Literal["list"] = "list"
+    object: Annotated[Literal["list"], BeforeValidator(lambda _: "list")] = "list"
     data: tuple[BatchError, ...] = ()
+
+
+def _listed_errors(errors: object) -> object:
+    """The reasons in OpenAI's shape, from the bare lists, single errors and texts that servers send as well."""
+    if errors is None or isinstance(errors, BatchErrors):
+        return errors
+    data = errors.get("data", [errors]) if isinstance(errors, dict) and errors else errors
+    listed = data if isinstance(data, list | tuple) else [data]
+    told = [{"message": error} if isinstance(error, str) else error for error in listed if error]
+    return {"data": [error for error in told if isinstance(error, dict | BatchError)]}
+
+
+def _counts(counts: object) -> object:
+    return counts if isinstance(counts, dict | RequestCounts) else {}
 
 
 class Batch(_Model):
@@ -146,13 +197,13 @@ class Batch(_Model):
     """
 
     id: str
-    object: Literal["batch"] = "batch"
+    object: Annotated[Literal["batch"], BeforeValidator(lambda _: "batch")] = "batch"
     status: BatchStatus
-    endpoint: str | None = None
+    endpoint: Text = None
     input_file_id: str | None = None
-    completion_window: str | None = None
-    model: str | None = None
-    errors: BatchErrors | None = None
+    completion_window: Text = None
+    model: Text = None
+    errors: Annotated[BatchErrors | None, BeforeValidator(_listed_errors)] = None
     output_file_id: str | None = None
     error_file_id: str | None = None
     created_at: Timestamp = None
@@ -164,8 +215,8 @@ class Batch(_Model):
     expired_at: Timestamp = None
     cancelling_at: Timestamp = None
     cancelled_at: Timestamp = None
-    request_counts: RequestCounts = Field(default_factory=RequestCounts)
-    usage: Usage | None = None
+    request_counts: Annotated[RequestCounts, BeforeValidator(_counts)] = Field(default_factory=RequestCounts)
+    usage: Annotated[Usage | None, _NoneIfUnreadable] = None
     metadata: dict[str, str] | None = None
     provider: str | None = None
     provider_status: str | None = None

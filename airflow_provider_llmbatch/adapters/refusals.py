@@ -1,7 +1,7 @@
 """What a provider's refusal means: from an HTTP answer to the error that tells its reader what to do next.
 
-The status decides; the code inside the body only where one status has two meanings (429). Bodies have OpenAI's shape,
-``{"error": {"message", "type", "param", "code"}}``, or none at all when a gateway answered.
+The status decides, unless a code inside the body says that the money ran out. Bodies have OpenAI's shape, ``{"error":
+{"message", "type", "param", "code"}}``, or none at all when a gateway answered.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from airflow_provider_llmbatch.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_OUT_OF_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _LONGEST_QUOTE: Final = 500  # characters of a provider's words in a message of ours
 
 
@@ -68,6 +69,8 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
             request_id=answer.request_id,
             retry_after=answer.retry_after,
         )
+    if code in _OUT_OF_MONEY or status == 402:
+        return _out_of_money(answer, asked, code)
     if status == 429:
         return _too_many(answer, asked, code)
     if status >= 500 or status in (408, 425):
@@ -82,15 +85,17 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
     return kind(f"{asked} Nothing was billed. {advice}", status_code=status, code=code, request_id=answer.request_id)
 
 
+def _out_of_money(answer: Answer, asked: str, code: str | None) -> LLMBatchError:
+    return QuotaExceededError(
+        f"{asked} The account is out of money or over its budget. Nothing was billed. A retry would be refused "
+        "again: mend the provider's billing.",
+        status_code=answer.status_code,
+        code=code,
+        request_id=answer.request_id,
+    )
+
+
 def _too_many(answer: Answer, asked: str, code: str | None) -> LLMBatchError:
-    if code == "insufficient_quota":
-        return QuotaExceededError(
-            f"{asked} The account is out of money or over its budget. Nothing was billed. A retry would be refused "
-            "again: mend the provider's billing.",
-            status_code=answer.status_code,
-            code=code,
-            request_id=answer.request_id,
-        )
     wait = f" for {answer.retry_after:g} s" if answer.retry_after is not None else ""
     return RateLimitError(
         f"{asked} It asks to wait{wait}. Nothing was billed. A retry after that may succeed.",
@@ -130,7 +135,7 @@ def _reason(answer: Answer, redacted: Callable[[str], str]) -> tuple[str | None,
 
     try:
         body = json.loads(answer.body.decode("utf-8-sig"))
-    except ValueError:
+    except (ValueError, RecursionError):
         text = "" if answer.is_page else " ".join(answer.body.decode("utf-8", "replace").split())
         return None, quoted(text) or None
     error = body.get("error", body) if isinstance(body, dict) else body

@@ -7,6 +7,7 @@ the rest, which is several times faster than building the whole object.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.adapters.base import Limits
 
 _BLOCK_BYTES: Final = 1024 * 1024
-_BOM: Final = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,6 @@ class _Check:
 
     def counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         for block in blocks:
-            if self._bytes == 0 and block.startswith(_BOM):
-                raise self._refused("begins with a byte order mark (BOM). Save it as UTF-8 without one")
             self._bytes += len(block)
             if self._bytes > self._limits.max_file_bytes:
                 raise self._refused(
@@ -116,14 +115,9 @@ class _Check:
             raise self._refused(
                 f"has more than the {self._limits.max_requests:,} lines that one batch may have. Split it"
             )
-        if not line.isascii():
-            self._check_utf8(line)
-        try:
-            request = self._decode(line)
-        except msgspec.ValidationError as error:
-            raise self._bad_line(f"is no batch request: {error}") from None
-        except msgspec.DecodeError as error:
-            raise self._bad_line("is blank" if not line.strip() else f"is not JSON: {error}") from None
+        if self._number == 1 and line.startswith(BOM):
+            raise self._refused("begins with a byte order mark (BOM). Save it as UTF-8 without one")
+        request = self._request(line)
         if request.method != "POST":
             raise self._bad_line(f'has the method "{request.method}"; the only one is "POST"')
         if request.body.stream:
@@ -134,6 +128,18 @@ class _Check:
         if earlier != self._number:
             raise self._bad_line(f'has custom_id "{request.custom_id}", which line {earlier} has too')
         self._check_against_first(request)
+
+    def _request(self, line: bytes) -> _Line:
+        if not line.isascii():
+            self._check_utf8(line)
+        try:
+            return self._decode(line)
+        except msgspec.ValidationError as error:
+            raise self._bad_line(f"is no batch request: {error}") from None
+        except msgspec.DecodeError as error:
+            raise self._bad_line(_not_json(line, error)) from None
+        except RecursionError:
+            raise self._bad_line("is nested too deeply to be read") from None
 
     def _check_against_first(self, request: _Line) -> None:
         """One batch, one endpoint, one model (OpenAI's Batch guide)."""
@@ -174,6 +180,21 @@ class _Check:
 
     def _refused(self, problem: str) -> BatchInputError:
         return BatchInputError(f"{self._name} {problem}. Nothing was uploaded or billed.")
+
+
+def _not_json(line: bytes, error: msgspec.DecodeError) -> str:
+    if not line.strip():
+        return "is blank"
+    try:
+        json.loads(line, parse_constant=_not_a_value)
+    except ValueError:
+        return f"is not JSON: {error}"
+    # Python's own json takes and makes them, from texts that were cut inside an emoji.
+    return "holds half a character: an escape such as \\ud83d without its other half"
+
+
+def _not_a_value(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def _quoted(model: str | None) -> str:

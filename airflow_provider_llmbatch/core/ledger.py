@@ -7,9 +7,9 @@ since going on could pay twice. A record is small (under 1 kB), far below the 64
 
 from __future__ import annotations
 
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
 
 from airflow_provider_llmbatch.errors import LedgerError
 
@@ -72,6 +72,13 @@ class BatchRecord(_Record):
     intended_at: float
     max_tries: int
     batch_id: str | None = None
+
+    @model_validator(mode="after")
+    def _created_has_a_batch(self) -> Self:
+        # Taken as it stands, "created" without a batch would count as a refusal, and another batch be made.
+        if (self.state == "created") != bool(self.batch_id):
+            raise ValueError("the state created and a batch_id belong together")
+        return self
 
 
 RecordT = TypeVar("RecordT", FileRecord, BatchRecord)

@@ -66,21 +66,27 @@ Look: TypeAlias = Batch | LLMBatchError
 Verdict: TypeAlias = Done | GiveUp | OutOfTime
 
 
-def decide(look: Look, now: float, policy: PollPolicy, *, failures: int, jitter: float = 0.0) -> Wait | Verdict:
+def decide(
+    look: Look, now: float, policy: PollPolicy, *, failures: int, refusals: int = 0, jitter: float = 0.0
+) -> Wait | Verdict:
     """What one look means.
 
     :param look: The batch, or why it could not be seen.
     :param now: Seconds since 1970.
     :param failures: How many looks in a row failed, this one included.
+    :param refusals: How many in a row, this one included, were refused rather than failed: an outage before them does
+        not make them any more credible.
     :param jitter: From -1 to 1: spreads the looks of many tasks that began together.
     """
     if isinstance(look, Batch) and look.is_terminal:
         return Done(look)
-    if isinstance(look, LLMBatchError) and not _is_bearable(look, failures):
+    if isinstance(look, LLMBatchError) and not _is_bearable(look, refusals):
         return GiveUp(look)
     if now >= policy.deadline:
         return OutOfTime()
     seconds = _interval(look, now, policy, failures) * (1.0 + _JITTER * jitter)
+    if isinstance(look, UnavailableError) and look.retry_after is not None:
+        seconds = max(seconds, look.retry_after * (1.0 + _JITTER * abs(jitter)))  # never sooner than asked
     return Wait(min(seconds, policy.deadline - now))
 
 
@@ -88,29 +94,31 @@ def _interval(look: Look, now: float, policy: PollPolicy, failures: int) -> floa
     if isinstance(look, Batch):
         age = now - look.created_at if look.created_at is not None else 0.0
         return _between(policy.min_interval, age * _SHARE_OF_AGE, policy.max_interval)
-    backoff = _between(policy.min_interval, policy.min_interval * 2 ** min(failures - 1, 16), policy.max_interval)
-    asked = look.retry_after if isinstance(look, UnavailableError) else None
-    return backoff if asked is None else max(backoff, asked)
+    return _between(policy.min_interval, policy.min_interval * 2 ** min(failures - 1, 16), policy.max_interval)
 
 
 def _between(low: float, value: float, high: float) -> float:
     return max(low, min(value, high))
 
 
-def _is_bearable(error: LLMBatchError, failures: int) -> bool:
+def _is_refusal(look: Look) -> bool:
+    return isinstance(look, AccessRefusedError | NotFoundError)
+
+
+def _is_bearable(error: LLMBatchError, refusals: int) -> bool:
     """Outages are borne up to the deadline. Refusals are not believed at once: keys are rotated, and listings lag."""
-    if isinstance(error, AccessRefusedError | NotFoundError):
-        return failures < _REFUSALS_TO_BELIEVE
-    return error.retriable
+    return refusals < _REFUSALS_TO_BELIEVE if _is_refusal(error) else error.retriable
 
 
 def watch(policy: PollPolicy, *, clock: Callable[[], float] = time.time) -> Generator[Wait, Look, Verdict]:
     """Yield how long to wait before the next look, take what it saw, and return the verdict."""
-    failures = 0
+    failures = refusals = 0
     look = yield Wait(0.0)
     while True:
         failures = failures + 1 if isinstance(look, LLMBatchError) else 0
-        decision = decide(look, clock(), policy, failures=failures, jitter=random.uniform(-1.0, 1.0))
+        refusals = refusals + 1 if _is_refusal(look) else 0
+        jitter = random.uniform(-1.0, 1.0)
+        decision = decide(look, clock(), policy, failures=failures, refusals=refusals, jitter=jitter)
         if not isinstance(decision, Wait):
             return decision
         look = yield decision

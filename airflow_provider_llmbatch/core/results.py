@@ -7,16 +7,17 @@ batch.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.core.jsonl import split_lines
-from airflow_provider_llmbatch.errors import BrokenTransferError, NotFoundError
+from airflow_provider_llmbatch.core.jsonl import BOM, split_lines
+from airflow_provider_llmbatch.errors import BrokenTransferError, RequestRefusedError, UnexpectedAnswerError
 from airflow_provider_llmbatch.models import Outcome, Result, ResultError, ResultResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from structlog.typing import FilteringBoundLogger
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _OUTCOME_OF_CODE: Final[dict[str, Outcome]] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 _RESPONSES_ENDPOINT: Final = "/v1/responses"
+_QUOTE: Final = ord('"')
+_WARNINGS_SHOWN: Final = 5
 
 
 class _Error(msgspec.Struct, gc=False):
@@ -61,82 +64,175 @@ _decode_id = msgspec.json.Decoder(_IdOnly).decode
 def merge_results(adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger) -> Iterator[Result]:
     """Every request of an ended batch with its one outcome, in no particular order.
 
-    :raises BrokenTransferError: A result file ended in the middle of a line; nothing is lost, a retry reads it again.
+    A line that cannot be read costs that request its answer, and is warned of.
+
+    :raises BrokenTransferError: Less of a result file arrived than there is; nothing is lost, a retry reads it again.
+    :raises UnexpectedAnswerError: Something else than a result file arrived.
     :raises LLMBatchError: A result file cannot be had.
     """
     seen: set[str] = set()
-    for file_id in (batch.output_file_id, batch.error_file_id):
+    readable = True
+    for file_id in dict.fromkeys((batch.output_file_id, batch.error_file_id)):  # some servers name one file twice
         if file_id:
-            yield from _results_of_file(adapter, file_id, batch, seen, log)
+            readable = (yield from _results_of_file(adapter, file_id, batch, seen, log)) and readable
     # Servers that do not count send 0, so that says nothing.
-    if len(seen) < batch.request_counts.total or not batch.request_counts.total:
+    if not readable or len(seen) < batch.request_counts.total or not batch.request_counts.total:
         yield from _missing(adapter, batch, seen, log)
 
 
 def _results_of_file(
     adapter: Adapter, file_id: str, batch: Batch, seen: set[str], log: FilteringBoundLogger
-) -> Iterator[Result]:
-    blocks = _Blocks(adapter.file_content(file_id))
-    number = unreadable = 0
-    for number, line in enumerate(split_lines(blocks), start=1):
-        if not line.strip():
-            continue
+) -> Generator[Result, None, bool]:
+    """What a file holds for requests that are not seen yet; returns whether every line could be read."""
+    lines = _Lines(adapter.file_content(file_id))
+    warn = _Warnings(log)
+    readable = unreadable = last_unreadable = 0
+    for number, line in lines.numbered():
         try:
-            result = result_of_line(line, endpoint=batch.endpoint)
-        except msgspec.MsgspecError as error:
-            unreadable = number
-            log.warning(f"Line {number} of {file_id} cannot be read ({error}): its request counts as missing")
+            result, problem = _result_and_problem(line, batch.endpoint)
+        except (ValueError, RecursionError) as error:
+            unreadable, last_unreadable = unreadable + 1, number
+            warn(f"Line {number} of {file_id} cannot be read ({error}): its request counts as missing")
             continue
+        readable += 1
+        if problem:
+            warn(f"Line {number} of {file_id} {problem}")
         if result.custom_id in seen:
-            log.warning(f"Line {number} of {file_id} is a second result for {result.custom_id!r}: the first one counts")
+            warn(f"Line {number} of {file_id} is a second result for {result.custom_id!r}: the first one counts")
             continue
         seen.add(result.custom_id)
         yield result
-    if unreadable and unreadable == number and not blocks.ended_whole:
-        raise BrokenTransferError(
-            f"The result file {file_id} ended in the middle of line {number}. Nothing was lost at the provider or "
-            "billed again, and nothing was written. A retry downloads it anew."
-        )
+    warn.rest(file_id)
+    cut_off = last_unreadable == lines.number and not lines.ended_whole
+    if unreadable and (cut_off or not readable) and not _is_all_there_is(adapter, file_id, lines.bytes):
+        raise _broken(file_id, lines) if cut_off else _no_results(file_id, lines)
+    return not unreadable
 
 
-class _Blocks:
-    """Passes blocks on, and remembers whether the last one ended with a whole line."""
+class _Lines:
+    """Lines of a file that are not blank, with what tells afterwards whether all of it came."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = blocks
+        self.bytes = 0
+        self.number = 0
         self.ended_whole = True
 
-    def __iter__(self) -> Iterator[bytes]:
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        for line in split_lines(self._counted()):
+            self.number += 1
+            content = line.removeprefix(BOM) if self.number == 1 else line
+            if content.strip():
+                yield self.number, content
+
+    def _counted(self) -> Iterator[bytes]:
         for block in self._blocks:
+            self.bytes += len(block)
             self.ended_whole = block.endswith(b"\n")
             yield block
+
+
+class _Warnings:
+    """The first few of a file one by one, the rest as a number: a file may be wrong on every line."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._count = 0
+
+    def __call__(self, text: str) -> None:
+        self._count += 1
+        if self._count <= _WARNINGS_SHOWN:
+            self._log.warning(text)
+
+    def rest(self, file_id: str) -> None:
+        if self._count > _WARNINGS_SHOWN:
+            self._log.warning(f"{self._count - _WARNINGS_SHOWN:,} more lines of {file_id} are like that")
+
+
+def _is_all_there_is(adapter: Adapter, file_id: str, received: int) -> bool:
+    """Whether a file that looks broken is so at the provider too, where a retry would find the same."""
+    try:
+        return adapter.retrieve_file(file_id).bytes == received
+    except RequestRefusedError:
+        return False  # an output file whose content can be had, but not its size
+
+
+def _broken(file_id: str, lines: _Lines) -> BrokenTransferError:
+    return BrokenTransferError(
+        f"The result file {file_id} ended in the middle of line {lines.number}. Nothing was lost at the provider or "
+        "billed again, and nothing was written. A retry downloads it anew."
+    )
+
+
+def _no_results(file_id: str, lines: _Lines) -> UnexpectedAnswerError:
+    return UnexpectedAnswerError(
+        f"The {lines.bytes:,} bytes that came for the result file {file_id} hold no result at all, and are not its "
+        "size, so something else than the API answered. Nothing was lost at the provider or billed again, and nothing "
+        "was written. A retry downloads it anew; if that does not help, mend the connection's base URL."
+    )
 
 
 def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBoundLogger) -> Iterator[Result]:
     """The requests that no result names, from the input file."""
     count = 0
+    gone = not batch.input_file_id
     try:
-        for line in split_lines(adapter.file_content(batch.input_file_id or "")) if batch.input_file_id else ():
-            try:
-                custom_id = _decode_id(line).custom_id
-            except msgspec.MsgspecError:
-                continue  # blank, or never a request that could have been run
+        for custom_id in _ids_of_input(adapter, batch.input_file_id) if batch.input_file_id else ():
             if custom_id not in seen:
                 seen.add(custom_id)
                 count += 1
                 yield Result(
-                    custom_id, "missing", None, ResultError("missing", "Neither result file names this request.")
+                    custom_id, "missing", None, ResultError("missing", "No result that can be read names this request.")
                 )
-    except NotFoundError:
-        lacking = batch.request_counts.total - len(seen)
-        if lacking > 0:
-            log.warning(
-                f"{lacking:,} of {batch.request_counts.total:,} requests are in neither result file, and their names "
-                f"are not to be had, since the input file {batch.input_file_id} is gone: compare the ids with your "
-                "input"
-            )
+    except RequestRefusedError:
+        gone = True
     if count:
-        log.warning(f"{count:,} requests are in neither result file of {batch.id}: written with the outcome missing")
+        log.warning(f"{count:,} requests have no result of {batch.id} that can be read: their outcome is missing")
+    lacking = batch.request_counts.total - len(seen)
+    if lacking > 0:
+        why = f"since the input file {batch.input_file_id} is gone" if gone else "not even from the input file"
+        log.warning(
+            f"{lacking:,} of {batch.request_counts.total:,} requests are in neither result file, and their names "
+            f"are not to be had, {why}: compare the ids with your input"
+        )
+
+
+def _ids_of_input(adapter: Adapter, file_id: str) -> Iterator[str]:
+    lines = _Lines(adapter.file_content(file_id))
+    last_unreadable = 0
+    for number, line in lines.numbered():
+        try:
+            yield _decode_id(line).custom_id
+        except (msgspec.MsgspecError, RecursionError):
+            last_unreadable = number  # never a request that could have been run
+    cut_off = last_unreadable == lines.number and not lines.ended_whole
+    if cut_off and not _is_all_there_is(adapter, file_id, lines.bytes):
+        raise _broken(file_id, lines)
+
+
+def _result_and_problem(line: bytes, endpoint: str | None) -> tuple[Result, str | None]:
+    """A line's result, and what is wrong with it, if anything is; raises if it names no request."""
+    problem = None
+    try:
+        if not line.isascii():
+            line.decode()  # msgspec does not look at what it leaves undecoded
+        return result_of_line(line, endpoint=endpoint), None
+    except msgspec.ValidationError as error:
+        problem = f"has another shape than a result ({error}): its request counts as failed"
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        line = _mended(line)
+        problem = "is not quite JSON (NaN, half a character, or not UTF-8): kept, with null or ? in those places"
+    try:
+        return result_of_line(line, endpoint=endpoint), problem
+    except msgspec.ValidationError as error:
+        failed = ResultError("unreadable_result", f"The result has another shape than a result should have: {error}")
+        return Result(_decode_id(line).custom_id, "failed", None, failed), problem
+
+
+def _mended(line: bytes) -> bytes:
+    """JSON of what Python's own ``json`` writes, though JSON knows it not; an answer that was paid for is worth it."""
+    content = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def result_of_line(line: bytes, *, endpoint: str | None = None) -> Result:
@@ -147,15 +243,15 @@ def result_of_line(line: bytes, *, endpoint: str | None = None) -> Result:
     """
     parsed = _decode_line(line)
     response = _with_decoded_text(parsed.response) if parsed.response is not None else None
-    if parsed.error:
-        error = _result_error(parsed.error)
+    error = _result_error(parsed.error)
+    if error is not None:
         return Result(parsed.custom_id, _OUTCOME_OF_CODE.get(error.code or "", "failed"), response, error)
     if response is None:
         error = ResultError("no_response", "The result has neither a response nor an error.")
         return Result(parsed.custom_id, "failed", None, error)
     status = response.status_code
     if status is None or not 200 <= status < 300:  # 0 was seen as well
-        error = _error_in_body(response) or ResultError(f"http_{status}", None)
+        error = _error_in_body(response) or ResultError("no_status" if status is None else f"http_{status}", None)
         return Result(parsed.custom_id, "failed", response, error)
     if endpoint == _RESPONSES_ENDPOINT and _status_in_body(response) == "failed":
         error = _error_in_body(response) or ResultError("failed", None)
@@ -163,18 +259,25 @@ def result_of_line(line: bytes, *, endpoint: str | None = None) -> Result:
     return Result(parsed.custom_id, "succeeded", response, None)
 
 
-def _result_error(error: _Error | str) -> ResultError:
+def _result_error(error: _Error | str | None) -> ResultError | None:
+    """``None`` also for an error that says nothing, as some servers send with a good answer."""
     if isinstance(error, str):
-        return ResultError(None, error)
-    code = error.code if error.code is not None else error.type
-    return ResultError(None if code is None else str(code), error.message)
+        return ResultError(None, error) if error else None
+    code = (error.code or error.type) if error is not None else None
+    message = error.message if error is not None else None
+    return ResultError(str(code) if code else None, message) if code or message else None
 
 
 def _with_decoded_text(response: ResultResponse) -> ResultResponse:
-    """Some servers send the body as a text that holds JSON; it becomes what it holds, on one line."""
-    if bytes(response.body)[:1] != b'"':
+    """Some servers send the body as a text that holds a JSON object; it becomes what it holds, on one line.
+
+    Any other text is one, such as a transcript, which may well be "null" or "7".
+    """
+    if memoryview(response.body)[0] != _QUOTE:
         return response
     text = msgspec.json.decode(response.body, type=str)
+    if not text.lstrip().startswith("{"):
+        return response
     try:
         body = msgspec.Raw(msgspec.json.format(text.encode(), indent=-1))
     except msgspec.MsgspecError:
@@ -184,7 +287,7 @@ def _with_decoded_text(response: ResultResponse) -> ResultResponse:
 
 def _error_in_body(response: ResultResponse) -> ResultError | None:
     body = _read_body(response)
-    return _result_error(body.error) if body and body.error else None
+    return _result_error(body.error) if body else None
 
 
 def _status_in_body(response: ResultResponse) -> str | int | None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.models import Batch, BatchError
 
 _REASONS_SHOWN: Final = 5
+_LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+_QUEUE_FULL: Final = "token_limit_exceeded"
 
 
 def error_of_end(batch: Batch, *, title: str) -> BatchNotCompletedError | None:
@@ -28,8 +30,7 @@ def error_of_end(batch: Batch, *, title: str) -> BatchNotCompletedError | None:
         reasons = batch.errors.data if batch.errors else ()
         first = reasons[0].code if reasons else None
         return BatchFailedError(
-            f"{title} refused {batch.id} before running it: {_reasons(reasons)}. Nothing was billed. A retry would "
-            "be refused again: mend the input, and clear the tasks from the one that makes it on.",
+            f"{title} {_refusal(batch)}: {_reasons(reasons)}. {_fate_of_failed(batch)} {_advice(first)}",
             batch_id=batch.id,
             code=first,
         )
@@ -69,7 +70,24 @@ def error_of_deadline(batch: Batch, deadline: float, *, cancelled: bool) -> Dead
 
 def moment(seconds: float) -> str:
     """A point in time as logs and messages show it, such as ``2026-11-25 03:10 UTC``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromtimestamp(min(seconds, _LAST_MOMENT), UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _refusal(batch: Batch) -> str:
+    return f"gave {batch.id} up" if batch.has_results else f"refused {batch.id} before running it"
+
+
+def _fate_of_failed(batch: Batch) -> str:
+    return f"It ended with {_answered(batch)}. {_partial(batch)}" if batch.has_results else "Nothing was billed."
+
+
+def _advice(code: str | None) -> str:
+    if code == _QUEUE_FULL:
+        return (
+            "The input is good, but too much is queued for this model already: when other batches have ended, clear "
+            "this task, which then makes a new batch of the same file."
+        )
+    return "A retry would be refused again: mend the input, and clear the tasks from the one that makes it on."
 
 
 def _reasons(reasons: tuple[BatchError, ...]) -> str:
@@ -88,7 +106,7 @@ def _reason(reason: BatchError) -> str:
 
 
 def _after(batch: Batch, ended_at: int | None) -> str:
-    if batch.created_at is None or ended_at is None:
+    if batch.created_at is None or ended_at is None or ended_at < batch.created_at:
         return ""
     hours = (ended_at - batch.created_at) / 3600
     return f"after {hours:.0f} h " if hours >= 1 else f"after {ended_at - batch.created_at} s "
