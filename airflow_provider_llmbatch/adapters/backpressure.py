@@ -50,7 +50,6 @@ def says_queue_is_full(*words: str | None) -> bool:
 def queue_full(
     told: str,
     *,
-    title: str,
     message: str | None,
     numbers: QueueNumbers | None = None,
     status_code: int | None = None,
@@ -60,7 +59,6 @@ def queue_full(
     """The error that says to wait.
 
     :param told: What happened, as a whole sentence.
-    :param title: The provider's name in messages.
     :param message: The provider's own words, where a model and a limit may stand.
     """
     numbers = numbers or QueueNumbers()
@@ -71,7 +69,7 @@ def queue_full(
     of_model = f" for {model[1].rstrip('.:')}" if model else ""
     known = f" ({', '.join(counts)})" if counts else ""
     return EnqueuedTokenLimitError(
-        f"The queue{of_model} at {title} is full{known}. {told} Nothing was billed. The input is good: a retry may "
+        f"The queue of tokens{of_model} is full{known}. {told} Nothing was billed. The input is good: a retry may "
         "succeed when other batches have ended.",
         status_code=status_code,
         code=QUEUE_FULL,

@@ -80,7 +80,6 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
     if status < 500 and says_queue_is_full(code, message, answer.body.decode("utf-8", "replace")):
         return queue_full(
             asked,
-            title=title,
             message=message,
             numbers=answer.queue,
             status_code=status,

@@ -61,7 +61,7 @@ def queue_refusal_of(batch: Batch, *, title: str) -> EnqueuedTokenLimitError | N
     if not all(says_queue_is_full(reason.code, reason.message) for reason in reasons):
         return None
     words = (reasons[0].message or QUEUE_FULL).rstrip(".")
-    return queue_full(f"It refused {batch.id} before running it: {words}.", title=title, message=reasons[0].message)
+    return queue_full(f"{title} refused {batch.id} before running it: {words}.", message=reasons[0].message)
 
 
 def count_refusal(ledger: Ledger[BatchRecord], earlier: Queueing | None, *, now: float) -> Queueing:
