@@ -88,7 +88,7 @@ def _version(url: SplitResult, given: str | None) -> str | None:
 
 
 def _refused(url: SplitResult, problem: str) -> ConnectionSettingsError:
-    host = (url.netloc.rpartition("@")[2] or "NAME.openai.azure.com").lower()  # what stands before may be a password
+    host = url.netloc.rpartition("@")[2].lower() or "NAME.openai.azure.com"  # what stands before may be a password
     return ConnectionSettingsError(
         f"The endpoint {url.scheme}://{host}{url.path} of this connection is not the address of an Azure OpenAI "
         f"resource: {problem}. Nothing was sent. Give https://{host}/openai/v1, or https://{host} with a dated "
