@@ -9,9 +9,12 @@ as every call of an adapter does.
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from typing_extensions import override
@@ -36,6 +39,8 @@ _RENEWED_BEFORE_END: Final = 300.0  # seconds; azure-identity's own tokens are r
 _FAILURE_SHARED: Final = 5.0  # seconds for which threads that waited for the same token share why there is none
 _TOKENS_KEPT: Final = 64
 _LONGEST_QUOTE: Final = 500  # characters of Entra ID's words in a message of ours
+# OAuth's words, and Entra's number, for what passes; azure-identity leaves nothing else of a 429.
+_PASSING: Final = ("temporarily_unavailable", "server_error", "AADSTS90033")
 _KNOWN_AUTHORITIES: Final = frozenset(
     {
         "login.microsoftonline.com",
@@ -214,6 +219,7 @@ def _credential_of(identity: Identity, transport: TransportSettings) -> TokenCre
     from azure import identity as azure  # noqa: PLC0415 - an extra
 
     options: dict[str, Any] = {
+        "http_logging_level": logging.DEBUG,  # its forty lines for a token belong into no task log
         "connection_timeout": transport.connect_timeout,
         "read_timeout": transport.timeout,
         "retry_total": 2 if transport.max_attempts > 1 else 0,
@@ -241,17 +247,20 @@ def _credential_of(identity: Identity, transport: TransportSettings) -> TokenCre
 
 
 def _is_outage(failure: BaseException) -> bool:
-    """Whether the error, or one behind it, tells of the network or of a server in trouble.
+    """Whether the error, or one behind it, tells of the network, of a server in trouble, or of a page in its place.
 
-    azure-identity wraps both into the same class as a refusal.
+    azure-identity wraps them all into the same class as a refusal.
     """
     from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError  # noqa: PLC0415
+    from msal.exceptions import MsalServiceError  # noqa: PLC0415
 
+    outages = (ServiceRequestError, ServiceResponseError, MsalServiceError, json.JSONDecodeError)
     seen: list[BaseException] = []
     while failure not in seen:
         seen.append(failure)
         status = failure.status_code if isinstance(failure, HttpResponseError) else None
-        if isinstance(failure, ServiceRequestError | ServiceResponseError) or (status or 0) >= 500 or status == 429:
+        told = any(word in str(failure) for word in _PASSING)
+        if told or isinstance(failure, outages) or (status or 0) >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS:
             return True
         failure = failure.__cause__ or failure.__context__ or failure
     return False
