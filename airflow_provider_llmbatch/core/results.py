@@ -47,6 +47,7 @@ class _Line(msgspec.Struct, gc=False):
 class _Body(msgspec.Struct, gc=False):
     """The parts of an answer's body that tell whether it is one."""
 
+    object: str | int | None = None
     status: str | int | None = None
     error: _Error | str | None = None
 
@@ -84,12 +85,13 @@ def _results_of_file(
     adapter: Adapter, file_id: str, batch: Batch, seen: set[str], log: FilteringBoundLogger
 ) -> Generator[Result, None, bool]:
     """What a file holds for requests that are not seen yet; returns whether every line could be read."""
+    endpoint = batch.endpoint if adapter.endpoint_is_telling else None
     lines = _Lines(adapter.file_content(file_id))
     warn = _Warnings(log)
     readable = unreadable = last_unreadable = 0
     for number, line in lines.numbered():
         try:
-            result, problem = _result_and_problem(line, batch.endpoint)
+            result, problem = _result_and_problem(line, endpoint)
         except (ValueError, RecursionError) as error:
             unreadable, last_unreadable = unreadable + 1, number
             warn(f"Line {number} of {file_id} cannot be read ({error}): its request counts as missing")
@@ -241,7 +243,8 @@ def _mended(line: bytes) -> bytes:
 def result_of_line(line: bytes, *, endpoint: str | None = None) -> Result:
     """One line of a result file with its outcome.
 
-    :param endpoint: What the batch asked for; on the Responses API a 200 may still say that it failed.
+    :param endpoint: What the batch asked for; on the Responses API a 200 may still say that it failed. If ``None``, the
+        answer itself tells which API it is of.
     :raises msgspec.MsgspecError: It is no JSON, or has no ``custom_id``.
     """
     parsed = _decode_line(line)
@@ -256,7 +259,7 @@ def result_of_line(line: bytes, *, endpoint: str | None = None) -> Result:
     if status is None or not 200 <= status < 300:  # 0 was seen as well
         error = _error_in_body(response) or ResultError("no_status" if status is None else f"http_{status}", None)
         return Result(parsed.custom_id, "failed", response, error)
-    if endpoint == _RESPONSES_ENDPOINT and _status_in_body(response) == "failed":
+    if _is_failed_response(response, endpoint):
         error = _error_in_body(response) or ResultError("failed", None)
         return Result(parsed.custom_id, "failed", response, error)
     return Result(parsed.custom_id, "succeeded", response, None)
@@ -293,9 +296,11 @@ def _error_in_body(response: ResultResponse) -> ResultError | None:
     return _result_error(body.error) if body else None
 
 
-def _status_in_body(response: ResultResponse) -> str | int | None:
+def _is_failed_response(response: ResultResponse, endpoint: str | None) -> bool:
+    if endpoint not in (None, _RESPONSES_ENDPOINT):
+        return False
     body = _read_body(response)
-    return body.status if body else None
+    return body is not None and body.status == "failed" and (endpoint is not None or body.object == "response")
 
 
 def _read_body(response: ResultResponse) -> _Body | None:
