@@ -166,7 +166,7 @@ def _reason(answer: Answer, redacted: Callable[[str], str]) -> tuple[str | None,
     if not isinstance(error, dict):
         return None, quoted(error) if error else None
     code = error.get("code") or error.get("type")
-    message = ": ".join(_words(error))
+    message = " ".join(_words(error))
     return (quoted(code) if code else None), (quoted(message) if message else None)
 
 

@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import trustme
 
+from support.fault_proxy import Answer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from support.fault_proxy import FaultProxy
 
 TENANT = "tenant-1"
 
@@ -55,6 +59,20 @@ class EntraServer:
         """What a client asked for, and the token that it got: ``client``, ``scope``, ``status``, ``token``."""
         lines = self._requests.read_text().splitlines() if self._requests.exists() else []
         return [request for line in lines if (request := json.loads(line))["client"] == client_id]
+
+    def tokens(self, client_id: str) -> list[str]:
+        return [request["token"] for request in self.requests(client_id) if request["status"] == 200]
+
+
+def answer_everything(azure: FaultProxy) -> None:
+    """Let a server answer every call with something that is a file, a batch and an empty list."""
+    for method in ("GET", "POST", "DELETE"):
+        azure.rule(method, "", Answer(200, b'{"id": "x-1", "status": "processed", "data": []}'), times=None)
+
+
+def bearers(azure: FaultProxy) -> list[str]:
+    """The token of each call that came."""
+    return [request.headers.get("authorization", "").removeprefix("Bearer ") for request in azure.requests]
 
 
 @contextmanager
