@@ -4,6 +4,7 @@
 PYTHON ?= python3
 AIRFLOW ?= 3.3
 VENV ?= .venv
+PROVIDER ?= openai
 
 PACKAGE := airflow_provider_llmbatch
 CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
@@ -23,7 +24,7 @@ requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pypro
 .PHONY: help demo demo-ui test install constraints clean FORCE
 
 help:
-	@echo 'make demo         a real batch through Airflow, on a real model on this machine'
+	@echo 'make demo         a real batch through Airflow, on a real model on this machine; PROVIDER=azure: as Azure OpenAI'
 	@echo 'make demo-ui      the same in the web interface of Airflow, until Ctrl-C'
 	@echo 'make test         lint, types, layers and all tests, against the built wheel'
 	@echo 'make install      only the virtual environment $(VENV), as the demo needs it'
@@ -33,7 +34,7 @@ help:
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer); AIRFLOW=$(AIRFLOW) the file of constraints.'
 
 demo: install
-	@$(BIN)/python -m demo
+	@$(BIN)/python -m demo --provider $(PROVIDER)
 
 demo-ui: install
 	@$(BIN)/python -m demo.web

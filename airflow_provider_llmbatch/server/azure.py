@@ -195,6 +195,8 @@ def _call_of(scope: Scope) -> _Call:
     if version is None or version.is_v1 != is_v1 or not path.startswith("/openai/"):
         raise ApiError(404, "Resource not found", code="404")
     rest = [(name, value) for name, value in query if name != "api-version"]
+    if unknown := [name for name, _ in rest if name.startswith("$")]:  # unfiltered, a list would be a wrong answer
+        raise ApiError(400, f"This server does not know the query parameter {unknown[0]}.", code="invalidPayload")
     return _Call(scope["method"], path.removeprefix(version.prefix), rest, version)
 
 

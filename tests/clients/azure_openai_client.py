@@ -1,7 +1,8 @@
-"""OpenAI's own client for Azure, as it is, over every call of files and batches; prints all answers as one JSON object.
+"""OpenAI's own client for Azure, as it is, over the calls of files and batches; prints all answers as one JSON object.
 
-Run in a process of its own: ``azure_openai_client.py SHAPE KEY INPUT``, where ``SHAPE`` is an api-version of the classic
-API, for ``AzureOpenAI`` with ``AZURE_OPENAI_ENDPOINT`` set, or ``v1``, for the plain client with ``OPENAI_BASE_URL`` set.
+Run in a process of its own: ``azure_openai_client.py SHAPE KEY INPUT``, where ``SHAPE`` is an api-version of the
+classic API, for ``AzureOpenAI`` with ``AZURE_OPENAI_ENDPOINT`` set, or ``v1``, for the plain client with
+``OPENAI_BASE_URL`` set.
 """
 
 from __future__ import annotations
