@@ -36,8 +36,10 @@ def pins(constraints: Path) -> list[Requirement]:
     return [Requirement(line) for line in lines if line]
 
 
-def test_there_is_a_constraints_file() -> None:
-    assert "airflow-3.3" in {path.stem for path in CONSTRAINTS}
+def test_the_lowest_and_the_newest_supported_airflow_have_their_constraints() -> None:
+    [lowest] = [str(need.specifier).removeprefix(">=") for need in declared() if need.name == "apache-airflow"]
+    assert {f"airflow-{lowest}", "airflow-3.3"} == {path.stem for path in AIRFLOW_CONSTRAINTS}
+    assert f"LOWEST := {lowest}\n" in (ROOT / "Makefile").read_text()
 
 
 @each_constraints_file

@@ -84,7 +84,7 @@ def test_another_model_is_not_found(adapter: OpenAIAdapter) -> None:
     assert (batch.status, batch.output_file_id, batch.request_counts.failed) == ("completed", None, 1)
     assert body_of(results["r0"]) == {
         "error": {
-            "message": "The model 'gpt-4o-mini' is not served here; 'smollm2-135m-instruct' is.",
+            "message": "The model 'gpt-4o-mini' does not exist here; 'smollm2-135m-instruct' does.",
             "type": "invalid_request_error",
             "param": "model",
             "code": "model_not_found",

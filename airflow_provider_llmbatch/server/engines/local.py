@@ -14,16 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from typing_extensions import override
 
-from airflow_provider_llmbatch.server.engines.base import Answer, Engine, refusal
+from airflow_provider_llmbatch.server.engines.base import Engine
 from airflow_provider_llmbatch.server.engines.http import HttpEngine, Patience
 
 if TYPE_CHECKING:
     import xllamacpp
 
     from airflow_provider_llmbatch.models import RequestLine
+    from airflow_provider_llmbatch.server.engines.base import Answer
 
 DEFAULT_MODEL: Final = "smollm2-135m-instruct"
 PARALLEL_REQUESTS: Final = 4  # a batch of four shares each pass through the weights; more gained nothing on two cores
@@ -33,13 +33,6 @@ _PATIENCE: Final = Patience(attempts=2)  # llama.cpp says 500 to a text that is 
 
 class MissingPackageError(Exception):
     """Raised when the engine lacks a package; the message is the command that installs it."""
-
-
-class _Body(msgspec.Struct, gc=False):
-    model: str | None = None
-
-
-_decode_body = msgspec.json.Decoder(_Body).decode
 
 
 class LocalEngine(Engine):
@@ -103,14 +96,6 @@ class LocalEngine(Engine):
 
     @override
     async def answer(self, request: RequestLine) -> Answer:
-        try:
-            asked_for = _decode_body(request.body).model
-        except msgspec.MsgspecError as error:
-            return refusal(400, "invalid_request", f"The body cannot be read: {error}")
-        if asked_for != self.model:
-            return refusal(
-                404, "model_not_found", f"The model {asked_for!r} is not served here; {self.model!r} is.", "model"
-            )
         engine = await self._embedding_engine() if request.url == "/v1/embeddings" else self._chat
         if engine is None:
             raise RuntimeError("The engine was not started.")
