@@ -112,6 +112,8 @@ $(DONE)/litellm: Makefile constraints/litellm.txt | $(DONE)/venv
 	  --constraint constraints/litellm.txt '$(LITELLM)'
 	@touch $@
 
+include tests/entra/oauth-server.mk
+
 # One resolution for every supported Python and platform; no index address and no path of this machine goes in.
 constraints:
 	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
