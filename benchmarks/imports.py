@@ -54,22 +54,25 @@ print(json.dumps({"ms": seconds * 1e3, "cpu": cpu * 1e3, "MB": (resident() - mem
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=15, help="fresh processes for each row (default: %(default)s)")
-    parser.add_argument("--peer-python", type=Path, help="a Python that has the same Airflow and the peers installed")
+    peers = parser.add_mutually_exclusive_group(required=True)
+    peers.add_argument("--peer-python", type=Path, help="a Python that has the same Airflow and the peers installed")
+    peers.add_argument("--without-peers", action="store_true", help="only our own modules")
     add_json_option(parser)
     options = parser.parse_args()
 
     about = versions("apache-airflow", "airflow-provider-llmbatch")
     sides = {name: (sys.executable, modules) for name, modules in OURS.items()}
-    if options.peer_python is None:
-        print("No --peer-python: the peers are left out.")
+    if options.without_peers:
+        print("Without the peers, as asked.")
     else:
         about["apache-airflow of the peers"] = version_in(options.peer_python, "apache-airflow") or "not installed"
         for package, modules in PEERS.items():
-            if found := version_in(options.peer_python, package):
-                about[package] = found
-                sides[package] = (str(options.peer_python), modules)
-            else:
-                print(f"{package} is not installed at --peer-python: left out.")
+            found = version_in(options.peer_python, package)
+            if found is None:
+                print(f"{package} is not installed in {options.peer_python}. Nothing was measured.", file=sys.stderr)
+                return 1
+            about[package] = found
+            sides[package] = (str(options.peer_python), modules)
 
     for python, modules in sides.values():
         measure(python, modules)  # writes bytecode and warms the disk's cache

@@ -60,8 +60,11 @@ def _version_in_checkout() -> str:
 
 
 def version_in(python: str | Path, package: str) -> str | None:
-    """The version that another interpreter has installed, or ``None``."""
-    found = subprocess.run([str(python), "-c", _VERSION_OF, package], check=False, capture_output=True, text=True)
+    """The version that another interpreter has installed; ``None`` if it has none, or is not there itself."""
+    try:
+        found = subprocess.run([str(python), "-c", _VERSION_OF, package], check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return found.stdout.strip() or None
 
 

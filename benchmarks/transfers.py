@@ -1,8 +1,9 @@
-"""Peak memory and time of a fresh process that uploads or downloads 200 MB, beside OpenAI's own client.
+"""Peak memory and time of a fresh process that uploads or downloads 200 MB, beside OpenAI's and LiteLLM's clients.
 
 Every side runs in a process of its own against the same embedded server (a real process on loopback, engine ``echo``).
 Memory is the highest resident set (VmHWM) less that at the start of the transfer, when everything is imported and the
 client is made. CPU seconds are the client process's own; the server's work is in the seconds of all sides alike.
+LiteLLM cannot stand beside Airflow, so its sides run in a Python of their own. A missing peer is a failure.
 """
 
 from __future__ import annotations
@@ -10,31 +11,33 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
-from report import Row, add_json_option, end_well_when_told_to, publish, versions
+from loopback import KEY, Server, cpu_seconds, highest, resident, run_batch, running_server, upload, write_requests
+from report import Row, add_json_option, end_well_when_told_to, publish, version_in, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    import httpx
 
 MAX_MEGABYTES = 32
 TARGET = f"{MAX_MEGABYTES} MB above the start"
-KEY = "sk-benchmark-0123456789"
-PROMPT_CHARACTERS = 4_000  # 200 MB are then some 48,000 requests: near both limits of a batch at OpenAI
+LITELLM_PYTHON = Path(__file__).parents[1] / ".venv" / "litellm" / "bin" / "python"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", type=int, default=200_000_000, help="size of the input (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes for each side (default: %(default)s)")
+    parser.add_argument(
+        "--litellm-python", type=Path, default=LITELLM_PYTHON, help="has LiteLLM installed (default: %(default)s)"
+    )
     parser.add_argument("--side", help=argparse.SUPPRESS)  # how this script starts itself
     add_json_option(parser)
     options = parser.parse_args()
@@ -42,21 +45,25 @@ def main() -> int:
         json.dump(measured(options.side), sys.stdout)
         return 0
 
-    sides = {name: name in OURS for name in SIDES}
-    about = versions("apache-airflow", "airflow-provider-llmbatch", "openai")
-    if about["openai"] == "not installed":
-        print("OpenAI's client is not installed: the peer is left out (pip install openai).")
-        sides = {name: ours for name, ours in sides.items() if ours}
+    pythons = {name: str(options.litellm_python) if name in LITELLM else sys.executable for name in SIDES}
+    about = versions("apache-airflow", "airflow-provider-llmbatch")
+    for package, python in (("openai", sys.executable), ("litellm", options.litellm_python)):
+        found = version_in(python, package)
+        if found is None:
+            print(f"The peer {package} is not installed in {python}. Nothing was measured.", file=sys.stderr)
+            return 1
+        about[package] = found
     end_well_when_told_to()
-    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as url:
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as server, server.client() as client:
         source = Path(folder) / "input.jsonl"
         lines = write_requests(source, options.bytes)
-        os.environ |= prepared(url, source, Path(folder))
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        os.environ |= prepared(server, client, source, Path(folder))
         for _ in range(options.rounds):
-            for name in sides:
-                runs[name].append(in_fresh_process(name))
-    rows = [row_of(name, found, ours=sides[name]) for name, found in runs.items()]
+            for name, python in pythons.items():
+                runs[name].append(in_fresh_process(name, python))
+                check(name, runs[name][-1], client, options.bytes)
+    rows = [row_of(name, found, ours=name in OURS) for name, found in runs.items()]
     title = f"Transfers of {options.bytes:,} bytes ({lines:,} lines), the worst of {options.rounds} fresh processes"
     return publish(title, about, rows, options.json)
 
@@ -74,69 +81,35 @@ def row_of(name: str, runs: list[dict[str, float]], *, ours: bool) -> Row:
     return Row(name, figures, TARGET if ours else "", peak < MAX_MEGABYTES if ours else None)
 
 
-def in_fresh_process(side: str) -> dict[str, float]:
-    child = subprocess.run([sys.executable, __file__, "--side", side], check=True, stdout=subprocess.PIPE, text=True)
+def in_fresh_process(side: str, python: str) -> dict[str, float]:
+    child = subprocess.run([python, __file__, "--side", side], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def write_requests(path: Path, size: int) -> int:
-    """Fill a file of exactly this size with requests; returns how many."""
-    number = written = 0
-    with path.open("wb") as stream:
-        while written < size:
-            line = request_line(number, "The parcel came late but whole. " * (PROMPT_CHARACTERS // 32))
-            left = size - written - len(line)
-            if left < len(line):  # the last line takes what is left
-                line = request_line(number, "x" * (PROMPT_CHARACTERS + left))
-                line = request_line(number, "x" * (PROMPT_CHARACTERS + left + size - written - len(line)))
-            written += stream.write(line)
-            number += 1
-    assert path.stat().st_size == size
-    return number
+def check(side: str, run: dict[str, float], client: httpx.Client, size: int) -> None:
+    """Everything went where it should: the server has what was uploaded, which is then deleted, or all was landed."""
+    if side.startswith("upload"):
+        newest = client.get("files", params={"limit": 1, "purpose": "batch"}).raise_for_status().json()["data"][0]
+        assert newest["id"] != os.environ["BENCHMARK_FILE"], f"{side}: nothing reached the server"
+        assert newest["bytes"] == size, newest
+        client.delete(f"files/{newest['id']}").raise_for_status()
+    assert run["bytes"] >= size, f"{side}: {run['bytes']} bytes"
 
 
-def request_line(number: int, text: str) -> bytes:
-    body = {"model": "echo", "messages": [{"role": "user", "content": text}]}
-    request = {"custom_id": f"row-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    return json.dumps(request).encode() + b"\n"
-
-
-@contextmanager
-def running_server(folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "airflow_provider_llmbatch.server", "--engine", "echo", "--port", "0"]
-    environment = {**os.environ, "LLMBATCH_SERVER_API_KEY": KEY}
-    server = subprocess.Popen(
-        [*command, "--data", str(folder / "data")], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().removeprefix("Listening on ").strip()
-    finally:
-        server.kill()
-        server.wait()
-
-
-def prepared(url: str, source: Path, folder: Path) -> dict[str, str]:
+def prepared(server: Server, client: httpx.Client, source: Path, folder: Path) -> dict[str, str]:
     """What the sides find in their environment; a batch has been run over the input, so that there are results."""
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=600, trust_env=False) as client:
-        with source.open("rb") as stream:
-            files = {"file": ("input.jsonl", stream, "application/jsonl")}
-            file = client.post("files", data={"purpose": "batch"}, files=files).raise_for_status().json()
-        request = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        batch = client.post("batches", json=request).raise_for_status().json()
-        while batch["status"] != "completed":
-            assert batch["status"] in ("validating", "in_progress", "finalizing"), batch
-            time.sleep(0.5)
-            batch = client.get(f"batches/{batch['id']}").raise_for_status().json()
-    connection = {"conn_type": "llmbatch_openai", "host": url, "password": KEY}
+    file_id = upload(client, source)
+    batch = run_batch(client, file_id)
+    connection = {"conn_type": "llmbatch_openai", "host": server.url, "password": KEY}
     return {
         "AIRFLOW_HOME": os.environ.get("AIRFLOW_HOME", str(folder / "airflow")),
         "AIRFLOW_CONN_LLMBATCH_DEFAULT": json.dumps(connection),
-        "BENCHMARK_URL": url,
+        "BENCHMARK_URL": server.url,
         "BENCHMARK_SOURCE": str(source),
         "BENCHMARK_LANDED": str(folder / "landed.jsonl"),
-        "BENCHMARK_FILE": file["id"],
+        "BENCHMARK_FILE": file_id,
         "BENCHMARK_BATCH": batch["id"],
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # or importing it waits for the internet
     }
 
 
@@ -151,25 +124,6 @@ def measured(side: str) -> dict[str, float]:
         "seconds": time.perf_counter() - seconds,
         "cpu": cpu_seconds() - cpu,
     }
-
-
-def resident() -> float:
-    return _status("VmRSS")
-
-
-def highest() -> float:
-    return _status("VmHWM")
-
-
-def _status(name: str) -> float:
-    """Megabytes, from Linux's account of this process."""
-    text = Path("/proc/self/status").read_text()
-    return int(text.partition(f"{name}:")[2].split()[0]) * 1024 / 1e6
-
-
-def cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def upload_through_hook() -> Callable[[], int]:
@@ -235,6 +189,29 @@ def download_through_openai(*, whole: bool) -> Callable[[], int]:
     return transfer
 
 
+def upload_through_litellm(*, opened: bool) -> Callable[[], int]:
+    litellm, source = _litellm(), Path(os.environ["BENCHMARK_SOURCE"])
+
+    def transfer() -> int:
+        if not opened:
+            return litellm.create_file(file=source, purpose="batch", **_litellm_server()).bytes
+        with source.open("rb") as stream:
+            return litellm.create_file(file=stream, purpose="batch", **_litellm_server()).bytes
+
+    return transfer
+
+
+def download_through_litellm(*, stream: bool) -> Callable[[], int]:
+    litellm, landed = _litellm(), Path(os.environ["BENCHMARK_LANDED"])
+
+    def transfer() -> int:
+        answer = litellm.file_content(file_id=os.environ["BENCHMARK_FILE"], stream=stream, **_litellm_server())
+        with landed.open("wb") as file:
+            return sum(file.write(block) for block in (answer.stream_iterator if stream else [answer.content]))
+
+    return transfer
+
+
 def _hook():  # noqa: ANN202 - its type would import the hook, and its memory, on the peer's side too
     from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 
@@ -249,18 +226,36 @@ def _openai():  # noqa: ANN202 - likewise
     return OpenAI(base_url=os.environ["BENCHMARK_URL"], api_key=KEY)
 
 
+def _litellm():  # noqa: ANN202 - likewise
+    import litellm
+
+    # Its first call imports most of it, which is not to count as a transfer.
+    litellm.file_retrieve(os.environ["BENCHMARK_FILE"], **_litellm_server())
+    return litellm
+
+
+def _litellm_server() -> dict[str, str]:
+    return {"custom_llm_provider": "openai", "api_base": os.environ["BENCHMARK_URL"], "api_key": KEY}
+
+
 OURS = {
     "upload: LLMBatchHook.create_file, checked": upload_through_hook,
     "upload: adapter alone": upload_through_adapter,
     "download: adapter.file_content": download_through_adapter,
     "download: LLMBatchDownloadResultsOperator, merged": download_results,
 }
-PEERS = {
+OPENAI = {
     "upload: openai files.create": upload_through_openai,
     "download: openai files.content": lambda: download_through_openai(whole=True),
     "download: openai files.content, streaming response": lambda: download_through_openai(whole=False),
 }
-SIDES = {**OURS, **PEERS}
+LITELLM = {
+    "upload: litellm.create_file, a path": lambda: upload_through_litellm(opened=False),
+    "upload: litellm.create_file, an open file": lambda: upload_through_litellm(opened=True),
+    "download: litellm.file_content": lambda: download_through_litellm(stream=False),
+    "download: litellm.file_content, stream": lambda: download_through_litellm(stream=True),
+}
+SIDES = {**OURS, **OPENAI, **LITELLM}
 
 
 if __name__ == "__main__":

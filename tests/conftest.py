@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from support.server import RunningServer, running_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# The same examples on every run, however slow the machine: a red build must be red again when somebody looks.
+settings.register_profile("stable", deadline=None, derandomize=True, database=None)
+settings.load_profile("stable")
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +21,16 @@ def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
     """One server with the engine echo for all tests of a worker: they must not count what others make."""
     with running_server(tmp_path_factory.mktemp("server")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def litellm_python() -> str:
+    """The Python of an environment with LiteLLM, which cannot stand beside Airflow; ``make test`` makes it."""
+    given = os.environ.get("LLMBATCH_TEST_LITELLM_PYTHON")
+    if not given:
+        assert os.environ.get("CI") != "true", "LLMBATCH_TEST_LITELLM_PYTHON must be set in CI"
+        pytest.skip("LLMBATCH_TEST_LITELLM_PYTHON names no Python with LiteLLM")
+    return given
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -270,13 +270,13 @@ class OpenAIAdapter(Adapter):
 
     def _batch_of(self, content: dict[str, JsonValue], action: str) -> Batch:
         word = content.get("status")
-        known = word in _STATUSES
+        known = isinstance(word, str) and word in _STATUSES
         mended: dict[str, JsonValue] = {
             **{name: None if value == "" else value for name, value in content.items()},
             "object": "batch",
             "status": word if known else "unknown",
             "provider": self.provider,
-            "provider_status": None if known else str(word),
+            "provider_status": None if known or not word else str(word),
             "request_counts": content.get("request_counts") or {},
             "metadata": _texts(content.get("metadata")),
         }

@@ -162,9 +162,9 @@ def _reason(answer: Answer, redacted: Callable[[str], str]) -> tuple[str | None,
     except (ValueError, RecursionError):
         text = "" if answer.is_page else " ".join(answer.body.decode("utf-8", "replace").split())
         return None, quoted(text) or None
-    error = body.get("error", body) if isinstance(body, dict) else body
+    error = (body.get("error") or body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
-        return None, quoted(error) or None
+        return None, quoted(error) if error else None
     code = error.get("code") or error.get("type")
     message = " ".join(_words(error))
     return (quoted(code) if code else None), (quoted(message) if message else None)

@@ -101,13 +101,14 @@ def _between(low: float, value: float, high: float) -> float:
     return max(low, min(value, high))
 
 
-def _is_refusal(look: Look) -> bool:
+def is_refusal(look: Look) -> bool:
+    """Whether the key or the batch was refused: not believed before it was heard a few times in a row."""
     return isinstance(look, AccessRefusedError | NotFoundError)
 
 
 def _is_bearable(error: LLMBatchError, refusals: int) -> bool:
     """Outages are borne up to the deadline. Refusals are not believed at once: keys are rotated, and listings lag."""
-    return refusals < _REFUSALS_TO_BELIEVE if _is_refusal(error) else error.retriable
+    return refusals < _REFUSALS_TO_BELIEVE if is_refusal(error) else error.retriable
 
 
 def watch(policy: PollPolicy, *, clock: Callable[[], float] = time.time) -> Generator[Wait, Look, Verdict]:
@@ -116,7 +117,7 @@ def watch(policy: PollPolicy, *, clock: Callable[[], float] = time.time) -> Gene
     look = yield Wait(0.0)
     while True:
         failures = failures + 1 if isinstance(look, LLMBatchError) else 0
-        refusals = refusals + 1 if _is_refusal(look) else 0
+        refusals = refusals + 1 if is_refusal(look) else 0
         jitter = random.uniform(-1.0, 1.0)
         decision = decide(look, clock(), policy, failures=failures, refusals=refusals, jitter=jitter)
         if not isinstance(decision, Wait):

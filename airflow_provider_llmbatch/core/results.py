@@ -105,9 +105,8 @@ def _results_of_file(
         seen.add(result.custom_id)
         yield result
     warn.rest(file_id)
-    cut_off = last_unreadable == lines.number and not lines.ended_whole
-    if unreadable and (cut_off or not readable) and not _is_all_there_is(adapter, file_id, lines.bytes):
-        raise _broken(file_id, lines) if cut_off else _no_results(file_id, lines)
+    if unreadable:
+        _check_whole(adapter, file_id, lines, cut_off=lines.ended_within(last_unreadable), readable=readable)
     return not unreadable
 
 
@@ -126,6 +125,10 @@ class _Lines:
             content = line.removeprefix(BOM) if self.number == 1 else line
             if content.strip():
                 yield self.number, content
+
+    def ended_within(self, number: int) -> bool:
+        """Whether that line is the last one, and lacks its end."""
+        return number == self.number and not self.ended_whole
 
     def _counted(self) -> Iterator[bytes]:
         for block in self._blocks:
@@ -151,24 +154,22 @@ class _Warnings:
             self._log.warning(f"{self._count - _WARNINGS_SHOWN:,} more lines of {file_id} are like that")
 
 
-def _is_all_there_is(adapter: Adapter, file_id: str, received: int) -> bool:
-    """Whether a file that looks broken is so at the provider too, where a retry would find the same."""
+def _check_whole(adapter: Adapter, file_id: str, lines: _Lines, *, cut_off: bool, readable: int) -> None:
+    """Refuse a file that looks broken, unless it is so at the provider too, where a retry would find the same."""
+    if readable and not cut_off:
+        return
     try:
-        return adapter.retrieve_file(file_id).bytes == received
+        if adapter.retrieve_file(file_id).bytes == lines.bytes:
+            return
     except RequestRefusedError:
-        return False  # an output file whose content can be had, but not its size
-
-
-def _broken(file_id: str, lines: _Lines) -> BrokenTransferError:
-    return BrokenTransferError(
-        f"The result file {file_id} ended in the middle of line {lines.number}. Nothing was lost at the provider or "
-        "billed again, and nothing was written. A retry downloads it anew."
-    )
-
-
-def _no_results(file_id: str, lines: _Lines) -> UnexpectedAnswerError:
-    return UnexpectedAnswerError(
-        f"The {lines.bytes:,} bytes that came for the result file {file_id} hold no result at all, and are not its "
+        pass  # some servers give a file's content, but do not know its size
+    if cut_off:
+        raise BrokenTransferError(
+            f"The file {file_id} ended in the middle of line {lines.number}. Nothing was lost at the provider or "
+            "billed again, and nothing was written. A retry downloads it anew."
+        )
+    raise UnexpectedAnswerError(
+        f"The {lines.bytes:,} bytes that came for the file {file_id} hold no line of a batch at all, and are not its "
         "size, so something else than the API answered. Nothing was lost at the provider or billed again, and nothing "
         "was written. A retry downloads it anew; if that does not help, mend the connection's base URL."
     )
@@ -201,15 +202,17 @@ def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBound
 
 def _ids_of_input(adapter: Adapter, file_id: str) -> Iterator[str]:
     lines = _Lines(adapter.file_content(file_id))
-    last_unreadable = 0
+    readable = last_unreadable = 0
     for number, line in lines.numbered():
         try:
-            yield _decode_id(line).custom_id
+            custom_id = _decode_id(line).custom_id
         except (msgspec.MsgspecError, RecursionError):
             last_unreadable = number  # never a request that could have been run
-    cut_off = last_unreadable == lines.number and not lines.ended_whole
-    if cut_off and not _is_all_there_is(adapter, file_id, lines.bytes):
-        raise _broken(file_id, lines)
+        else:
+            readable += 1
+            yield custom_id
+    if last_unreadable:
+        _check_whole(adapter, file_id, lines, cut_off=lines.ended_within(last_unreadable), readable=readable)
 
 
 def _result_and_problem(line: bytes, endpoint: str | None) -> tuple[Result, str | None]:

@@ -82,8 +82,9 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     :param queue_deadline: How long after the first refusal to go on submitting while the queue is full; zero does not
         wait.
     :param cancel_on_deadline: Whether a batch that has not ended by then is cancelled.
-    :param cancel_on_kill: Whether the batch is cancelled when a person marks the waiting task as failed or success, or
-        deletes its run. A clear, a restart or a shutdown cancels nothing. In the triggerer from Airflow 3.3 on.
+    :param cancel_on_kill: Whether the batch is cancelled when a person marks the waiting task, or its run, as failed or
+        success, or deletes its DAG. A clear, a restart or a shutdown cancels nothing. In the triggerer from Airflow 3.3
+        on.
     :param min_poll_interval: Seconds between two looks at a young batch.
     :param max_poll_interval: Seconds between two looks at an old one; in between a twentieth of its age.
     :param llmbatch_conn_id: The connection. (templated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ from airflow_provider_llmbatch.models import (
     ResultResponse,
     Usage,
 )
+from airflow_provider_llmbatch.server.store import open_private
 
 if TYPE_CHECKING:
     from io import RawIOBase
@@ -54,17 +56,15 @@ class _Body(msgspec.Struct, gc=False):
     usage: _Usage | None = None
 
 
-class _KeptResponse(msgspec.Struct, gc=False):
-    body: _Body | None = None
-
-
 class _KeptLine(msgspec.Struct, gc=False):
     custom_id: str
-    response: _KeptResponse | None = None
+    response: ResultResponse | None = None
+    error: ResultError | None = None
 
 
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(_Body).decode
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_kept = msgspec.json.Decoder(_KeptLine).decode
 
 
@@ -82,7 +82,7 @@ class Answers:
         self._input = self._cached = self._output = self._reasoning = 0
         for path in self._paths:
             self._recover(path)
-        self._output_file, self._error_file = (path.open("ab", buffering=0) for path in self._paths)
+        self._output_file, self._error_file = (_appended(path) for path in self._paths)
 
     def _recover(self, path: Path) -> None:
         """Count what an earlier process wrote, and drop the half line that a kill may have left."""
@@ -98,19 +98,24 @@ class Answers:
                 self.done.add(kept.custom_id)
                 if path == self._paths[0]:
                     self.completed += 1
-                    self._bill(kept.response.body if kept.response else None)
-                else:
-                    self.failed += 1
+                    self._bill(_read(kept.response.body)[1] if kept.response else None)
+                elif kept.error is None:
+                    self.failed += 1  # and with an error it was never run, which nobody counts
             stream.truncate(whole)
 
     def add(self, custom_id: str, answer: Answer) -> None:
         """Keep what the engine answered; a status of 4xx or 5xx is an error whose reason stands in the body."""
-        body = _one_line(answer.body)
-        response = ResultResponse(answer.status_code, secrets.token_hex(16), msgspec.Raw(body))
-        if answer.status_code in _OK:
+        status, body = answer.status_code, answer.body
+        is_json, usage = _read(body)
+        if not is_json:
+            status, body = (502 if status in _OK else status), _no_json(body)
+        elif b"\n" in body or b"\r" in body:
+            body = msgspec.json.format(body, indent=-1)
+        response = ResultResponse(status, secrets.token_hex(16), msgspec.Raw(body))
+        if status in _OK:
             self._write(self._output_file, _Line(_line_id(), custom_id, response, None))
             self.completed += 1
-            self._bill(_body_of(body))
+            self._bill(usage)
         else:
             self._write(self._error_file, _Line(_line_id(), custom_id, response, None))
             self.failed += 1
@@ -125,8 +130,7 @@ class Answers:
     def _write(stream: RawIOBase, line: _Line) -> None:
         stream.write(_encode(line) + b"\n")
 
-    def _bill(self, body: _Body | None) -> None:
-        usage = body.usage if body else None
+    def _bill(self, usage: _Usage | None) -> None:
         if usage is None:
             return
         self._input += usage.input_tokens or usage.prompt_tokens or 0
@@ -149,25 +153,33 @@ class Answers:
         )
 
     def close(self) -> None:
-        self._output_file.close()
-        self._error_file.close()
+        for stream in (self._output_file, self._error_file):
+            os.fsync(stream.fileno())
+            stream.close()
+
+
+def _appended(path: Path) -> RawIOBase:
+    return open(path, "ab", buffering=0, opener=open_private)
 
 
 def _line_id() -> str:
     return f"batch_req_{secrets.token_hex(12)}"
 
 
-def _one_line(body: bytes) -> bytes:
-    """A body that fits on a line of its own; what is no JSON becomes an error that quotes it."""
+def _read(body: bytes | msgspec.Raw) -> tuple[bool, _Usage | None]:
+    """Whether a body is JSON, and the usage in it, if that can be read."""
     try:
-        return msgspec.json.format(body, indent=-1) if b"\n" in body or not body.startswith(b"{") else body
-    except msgspec.MsgspecError:
-        text = body[:1000].decode("utf-8", "replace")
-        return _encode({"error": {"message": f"No JSON: {text}", "type": "server_error", "param": None, "code": None}})
+        bytes(body).decode()
+        try:
+            return True, _decode_body(body).usage
+        except msgspec.ValidationError:
+            _decode_any(body)  # since that error comes before the rest is looked at
+            return True, None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False, None
 
 
-def _body_of(body: bytes) -> _Body | None:
-    try:
-        return _decode_body(body)
-    except msgspec.MsgspecError:
-        return None
+def _no_json(body: bytes) -> bytes:
+    text = body[:1000].decode("utf-8", "replace")
+    error = {"message": f"The engine's answer is no JSON: {text}", "type": "server_error", "param": None, "code": None}
+    return _encode({"error": error})

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_REQUESTS: Final = 50_000
+"""Requests of a batch, and texts of an embeddings batch over all its requests (OpenAI's ``POST /batches``)."""
+
 _ERRORS_KEPT: Final = 100
+_BOM: Final = b"\xef\xbb\xbf"
+_Problem = tuple[str, str, str | None]  # code, message, param
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -28,16 +32,31 @@ class _Line(msgspec.Struct, gc=False):
     body: _Body | None = None
 
 
-def validate(path: Path, *, endpoint: str) -> tuple[int, str | None, list[BatchError]]:
+class _EmbeddingsBody(msgspec.Struct, gc=False):
+    input: str | list[str | int | list[int]] | None = None
+
+
+class _EmbeddingsLine(msgspec.Struct, gc=False):
+    body: _EmbeddingsBody
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_embeddings = msgspec.json.Decoder(_EmbeddingsLine).decode
+
+
+def validate(
+    path: Path, *, endpoint: str, max_requests: int = MAX_REQUESTS
+) -> tuple[int, str | None, list[BatchError]]:
     """Read an input file to its end.
 
     :return: The number of requests, their model, and what is wrong with them (the first hundred findings).
     """
-    check = _Validation(endpoint)
+    check = _Validation(endpoint, max_requests)
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            if number > MAX_REQUESTS:
-                check.add("too_many_tasks", f"The batch has more than the {MAX_REQUESTS} requests allowed.", None)
+            if number > max_requests:
+                check.add("too_many_tasks", f"The batch has more than the {max_requests} requests allowed.", None)
                 break
             check.line(number, line)
             if len(check.errors) >= _ERRORS_KEPT:
@@ -46,14 +65,16 @@ def validate(path: Path, *, endpoint: str) -> tuple[int, str | None, list[BatchE
         check.add(
             "empty_file", "The input file is empty. Please ensure that the batch contains at least one request.", None
         )
-    return check.requests, check.model, check.errors
+    return check.requests, check.model, check.errors[:_ERRORS_KEPT]
 
 
 class _Validation:
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, max_requests: int) -> None:
         self._endpoint = endpoint
-        self._decode = msgspec.json.Decoder(_Line).decode
+        self._texts_left = max_requests if endpoint == "/v1/embeddings" else None
+        self._max_requests = max_requests
         self._ids: set[str] = set()
+        self._has_body = False
         self.requests = 0
         self.model: str | None = None
         self.errors: list[BatchError] = []
@@ -64,22 +85,33 @@ class _Validation:
     def line(self, number: int, line: bytes) -> None:
         try:
             line.decode()
-            request = self._decode(line)
-        except msgspec.ValidationError as error:
-            self.add("invalid_request", f"This line is no batch request: {error}.", number)
+            request = self._request(number, line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.add("invalid_json_line", f"This line is not parseable as valid JSON{_why(number, line)}.", number)
             return
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            self.add("invalid_json_line", "This line is not parseable as valid JSON.", number)
+        if request is None:
             return
         self.requests += 1
         for code, message, param in self._problems(request):
             self.add(code, message, number, param)
+        if self._texts_left is not None and request.body is not None:
+            self._count_texts(number, line, self._texts_left)
 
-    def _problems(self, request: _Line) -> Iterator[tuple[str, str, str | None]]:
+    def _request(self, number: int, line: bytes) -> _Line | None:
+        try:
+            return _decode_line(line)
+        except msgspec.ValidationError as error:
+            _decode_any(line)  # since that error comes before the rest is looked at
+            self.add("invalid_request", f"This line is no batch request: {error}.", number)
+            return None
+
+    def _problems(self, request: _Line) -> Iterator[_Problem]:
         for name in ("custom_id", "method", "url", "body"):
             if getattr(request, name) is None:
                 yield "missing_required_parameter", f"Missing required parameter: '{name}'.", name
-        if request.custom_id is not None:
+        if request.custom_id == "":
+            yield "invalid_request", "The custom_id of this request is empty.", "custom_id"
+        elif request.custom_id is not None:
             if request.custom_id in self._ids:
                 yield (
                     "duplicate_custom_id",
@@ -98,13 +130,35 @@ class _Validation:
         if request.body is not None:
             yield from self._body_problems(request.body)
 
-    def _body_problems(self, body: _Body) -> Iterator[tuple[str, str, str | None]]:
+    def _body_problems(self, body: _Body) -> Iterator[_Problem]:
         if body.stream:
             yield "invalid_request", "Streaming is not supported in the Batch API.", "body.stream"
-        self.model = self.model or body.model
-        if body.model != self.model:
+        if not self._has_body:
+            self._has_body, self.model = True, body.model
+        elif body.model != self.model:
             yield (
                 "model_mismatch",
-                f"The model '{body.model}' does not match the model of the first request ('{self.model}').",
+                f"The model {_quoted(body.model)} is not the {_quoted(self.model)} of the first request.",
                 "body.model",
             )
+
+    def _count_texts(self, number: int, line: bytes, left: int) -> None:
+        try:
+            given = _decode_embeddings(line).body.input
+        except msgspec.ValidationError:
+            return  # the engine says what is wrong with it
+        is_list_of_texts = isinstance(given, list) and not any(isinstance(each, int) for each in given)
+        self._texts_left = left - (len(given) if is_list_of_texts and given is not None else 1)
+        if left >= 0 > self._texts_left:
+            message = f"The batch has more than the {self._max_requests} embedding inputs allowed."
+            self.add("too_many_tasks", message, number, "body.input")
+
+
+def _why(number: int, line: bytes) -> str:
+    if number == 1 and line.startswith(_BOM):
+        return " (it begins with a byte order mark)"
+    return "" if line.strip() else " (it is blank)"
+
+
+def _quoted(model: str | None) -> str:
+    return "(none)" if model is None else f"'{model}'"

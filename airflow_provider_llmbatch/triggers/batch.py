@@ -31,6 +31,7 @@ from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from airflow.sdk import Connection
     from pydantic import JsonValue
 
     from airflow_provider_llmbatch.adapters.base import Adapter
@@ -63,8 +64,8 @@ class LLMBatchTrigger(BaseTrigger):
     :param deadline: In seconds since 1970, so that a restart of the triggerer does not move it.
     :param min_poll_interval: Seconds between two looks at a young batch.
     :param max_poll_interval: Seconds between two looks at an old one.
-    :param cancel_on_kill: Whether the batch is cancelled if a person marks the task as failed or success, or deletes
-        its run; only for who created the batch.
+    :param cancel_on_kill: Whether the batch is cancelled if a person marks the task, or its run, as failed or success,
+        or deletes its DAG; only for who created the batch. From Airflow 3.3 on.
     """
 
     def __init__(
@@ -115,10 +116,9 @@ class LLMBatchTrigger(BaseTrigger):
         """Cancel the batch, if it was a person who ended the task. Airflow calls this from 3.3 on."""
         if not self.cancel_on_kill or self.task_instance is None:
             return
-        connection = await LLMBatchHook.aget_connection(self.llmbatch_conn_id)
         instance = self.task_instance
 
-        def decide() -> str:
+        def decide(connection: Connection) -> str:
             adapter = LLMBatchHook.adapter_of(connection)
             try:
                 return cancel_if_over(instance, self.batch_id, adapter.cancel_batch)
@@ -126,14 +126,20 @@ class LLMBatchTrigger(BaseTrigger):
                 adapter.close()
 
         try:
+            connection = await LLMBatchHook.aget_connection(self.llmbatch_conn_id)
             # sync_to_async, since Airflow's own calls find the triggerer's event loop through it.
-            told = await sync_to_async(decide, thread_sensitive=False, executor=_CANCELLERS)()
+            told = await sync_to_async(decide, thread_sensitive=False, executor=_CANCELLERS)(connection)
         except asyncio.CancelledError:
             self.log.warning(
                 f"Airflow's time for killing a task ended before it was known what becomes of {self.batch_id}. See at "
                 "the provider whether it goes on, and cancel it there if it is not wanted."
             )
             raise
+        except Exception as error:  # noqa: BLE001 - nobody is left to catch anything
+            told = (
+                f"{self.batch_id} goes on: the connection {self.llmbatch_conn_id!r} cannot be used "
+                f"({type(error).__name__}: {error}). Cancel it at the provider if it is not wanted."
+            )
         self.log.info(told)
 
     async def _verdict(self) -> Verdict:

@@ -34,7 +34,9 @@ class TaskInstanceIdentity(Protocol):
 
 
 def state_of(instance: TaskInstanceIdentity) -> str:
-    """The state of a task instance as Airflow's API server knows it now; ``gone`` if it is not there any more."""
+    """The state of a task instance as Airflow's API server knows it now; ``gone`` if it is not there any more, and will
+    not be made anew.
+    """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415 - slow, and rarely needed
 
     index = -1 if instance.map_index is None else instance.map_index
@@ -43,7 +45,13 @@ def state_of(instance: TaskInstanceIdentity) -> str:
     )
     name = instance.task_id if index < 0 else f"{instance.task_id}_{index}"
     of_run = states.get(instance.run_id, {})
-    return str(of_run[name] or "not yet scheduled") if name in of_run else _GONE
+    if name in of_run:
+        return str(of_run[name] or "not yet scheduled")
+    # In a run that goes on, the scheduler makes a task instance that was deleted anew, and that one waits on.
+    goes_on = RuntimeTaskInstance.get_dr_count(
+        dag_id=instance.dag_id, run_ids=[instance.run_id], states=["queued", "running"]
+    )
+    return "deleted in a run that goes on" if goes_on else _GONE
 
 
 def cancel_if_over(instance: TaskInstanceIdentity, batch_id: str, cancel_batch: Callable[[str], Batch]) -> str:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from support.fault_proxy import Answer, FaultProxy, fault_proxy
-from support.gated_server import GatedServer, gated_server
-from support.task import TaskInstance, adapters_closed, connect, context_of
+from support.fault_proxy import Answer, FaultProxy
+from support.task import TaskInstance, context_of
 
 from airflow_provider_llmbatch.errors import LLMBatchError, UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
@@ -21,26 +20,11 @@ from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperato
 from airflow_provider_llmbatch.triggers.batch import LLMBatchTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from support.gated_server import GatedServer
 
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 LINE = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": BODY}
 REQUESTS = json.dumps(LINE).encode() + b"\n"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[GatedServer]:
-    with gated_server(tmp_path / "gated") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: GatedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr("airflow_provider_llmbatch.adapters.http._FIRST_DELAY", 0.0)
-    with adapters_closed(monkeypatch), fault_proxy(server.url) as proxy:
-        connect(monkeypatch, proxy.url, server.api_key)
-        yield proxy
 
 
 @pytest.fixture

@@ -10,17 +10,17 @@ import fsspec
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.io import store
-from support.fault_proxy import Answer, FaultProxy, Truncate, fault_proxy
-from support.gated_server import GatedServer, gated_server
-from support.task import adapters_closed, connect, context_of
+from support.fault_proxy import Answer, FaultProxy, Truncate
+from support.task import context_of
 
 from airflow_provider_llmbatch.errors import UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.batch import LLMBatchDownloadResultsOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from support.gated_server import GatedServer
 
 
 def line(custom_id: str, body: dict[str, object]) -> bytes:
@@ -29,20 +29,6 @@ def line(custom_id: str, body: dict[str, object]) -> bytes:
 
 
 REQUESTS = line("a", {"model": "echo", "prompt": "hello"}) + line("b", {"model": "echo", "prompt": "good bye"})
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[GatedServer]:
-    with gated_server(tmp_path / "gated") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: GatedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr("airflow_provider_llmbatch.adapters.http._FIRST_DELAY", 0.0)
-    with adapters_closed(monkeypatch), fault_proxy(server.url) as proxy:
-        connect(monkeypatch, proxy.url, server.api_key)
-        yield proxy
 
 
 def running_batch() -> str:

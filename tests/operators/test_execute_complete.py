@@ -8,36 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from support.fault_proxy import Answer, FaultProxy, fault_proxy
-from support.gated_server import GatedServer, gated_server
-from support.task import adapters_closed, connect, context_of
+from support.fault_proxy import Answer, FaultProxy
+from support.task import context_of
 
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator
 from airflow_provider_llmbatch.triggers.batch import BatchEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from support.gated_server import GatedServer
 
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 LINE = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": BODY}
 REQUESTS = json.dumps(LINE).encode() + b"\n"
 DEADLINE = 1_700_000_000.0  # 2023-11-14 22:13 UTC
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[GatedServer]:
-    with gated_server(tmp_path / "gated") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: GatedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    monkeypatch.setattr("airflow_provider_llmbatch.adapters.http._FIRST_DELAY", 0.0)
-    with adapters_closed(monkeypatch), fault_proxy(server.url) as proxy:
-        connect(monkeypatch, proxy.url, server.api_key)
-        yield proxy
 
 
 @pytest.fixture

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from airflow import __version__ as airflow_version
+from packaging.version import Version
 from support.server import running_server
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ KEY = "sk-recognisable-5f1d0c77a2e94b36"
 WRONG_KEY = "sk-recognisable-wrong-81b6e3d29c"
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "a prompt that is looked for"}]}
 LINE = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": BODY}
+
+# At DEBUG, dag.test() of Airflow 3.2 writes each secret that it was asked to mask; 3.3 does not.
+AIRFLOWS_OWN = rb"(?m)^.* msg=MaskSecret\(.*\n" if Version(airflow_version) < Version("3.3") else rb"(?!)"
 
 PIPELINE = """
 from airflow.sdk import DAG
@@ -92,7 +98,7 @@ def run_pipeline(folder: Path, url: str, api_key: str) -> Written:
     )
     assert done.returncode == 0, done.stdout[-4000:].decode()
     [state] = [line for line in done.stdout.decode().splitlines() if line.startswith("state=")]
-    return Written(state.removeprefix("state="), folder, done.stdout)
+    return Written(state.removeprefix("state="), folder, re.sub(AIRFLOWS_OWN, b"", done.stdout))
 
 
 @pytest.fixture(scope="module")

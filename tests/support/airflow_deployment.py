@@ -37,8 +37,9 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 _START_SECONDS: Final = 120.0  # healthy in about 20 s on two idle cores
-_WAIT_SECONDS: Final = 120.0
+_WAIT_SECONDS: Final = 180.0
 _PAUSE_SECONDS: Final = 0.2
+_CALLS_WHEN_LOCKED: Final = 20
 _HEALTH_NAMES: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _RUN_ENDS: Final = ("success", "failed")
 
@@ -59,11 +60,16 @@ class Component:
         """Pids of the process and its living descendants, also of those whose parent is dead."""
         return [pid for pid in psutil.pids() if _session_of(pid) == self.pid]
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal to all of them, as the stop of a service sends it; returns at once."""
+        for pid in self.members():
+            _signal(pid, number)
+
     def kill(self) -> None:
         """SIGKILL to all of them, as when a machine dies; returns when they are gone."""
         while members := self.members():
             for pid in members:
-                _kill(pid)
+                _signal(pid, signal.SIGKILL)
             if self.process.poll() is None:
                 self.process.wait()
             time.sleep(0.01)
@@ -79,9 +85,9 @@ def _session_of(pid: int) -> int | None:
         return None
 
 
-def _kill(pid: int) -> None:
+def _signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it ended by itself in between
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,12 @@ class DagRun:
         """How the run ended: ``success`` or ``failed``."""
         return self.airflow.wait(f"the end of {self.run_id}", lambda: self.state in _RUN_ENDS and self.state, seconds)
 
-    def task(self, task_id: str) -> Json:
+    def _task_path(self, task_id: str, map_index: int) -> str:
+        return self._path(f"/taskInstances/{task_id}" + ("" if map_index < 0 else f"/{map_index}"))
+
+    def task(self, task_id: str, map_index: int = -1) -> Json:
         """The task instance: its ``state``, ``try_number``, ``pid``, ``trigger`` and more."""
-        return self.airflow.get(self._path(f"/taskInstances/{task_id}"))
+        return self.airflow.get(self._task_path(task_id, map_index))
 
     def wait_for_task(
         self, task_id: str, condition: Callable[[Json], object], *, seconds: float = _WAIT_SECONDS
@@ -116,21 +125,37 @@ class DagRun:
             task = self.task(task_id)
             return task if condition(task) else None
 
-        return self.airflow.wait(f"{task_id} of {self.run_id}", fulfilled, seconds)
+        return self.airflow.wait(f"{task_id} of {self.dag_id} {self.run_id}", fulfilled, seconds)
 
-    def xcom(self, task_id: str, key: str = "return_value") -> Any:
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         path = self._path(f"/taskInstances/{task_id}/xcomEntries/{key}")
-        return self.airflow.get(path, deserialize=True)["value"]
+        return self.airflow.get(path, deserialize=True, map_index=map_index)["value"]
 
-    def log(self, task_id: str, try_number: int = 1) -> list[Json]:
-        """Lines of the task's log, in the order and with the fields that the user interface gets."""
-        answer = self.airflow.get(self._path(f"/taskInstances/{task_id}/logs/{try_number}"), full_content=True)
-        lines: list[Json] = answer["content"]
+    def log(self, task_id: str, try_number: int = 1, map_index: int = -1) -> list[Json]:
+        """Lines of the task's log, none before that try: in the order and with the fields that users see."""
+        path = self._path(f"/taskInstances/{task_id}/logs/{try_number}")
+        answer = self.airflow.find(path, full_content=True, map_index=map_index)
+        lines: list[Json] = answer["content"] if answer else []
         return lines
 
-    def mark(self, task_id: str, state: str) -> None:
+    def links(self, task_id: str, map_index: int = -1) -> dict[str, str | None]:
+        """The task's buttons, and where they lead; one that leads nowhere is greyed out."""
+        path = self._path(f"/taskInstances/{task_id}/links")
+        links: dict[str, str | None] = self.airflow.get(path, map_index=map_index)["extra_links"]
+        return links
+
+    def mark(self, task_id: str, state: str, map_index: int = -1) -> None:
         """Mark the task ``failed`` or ``success``, as a person does in the user interface."""
-        self.airflow.call("PATCH", self._path(f"/taskInstances/{task_id}"), {"new_state": state})
+        self.airflow.call("PATCH", self._task_path(task_id, map_index), {"new_state": state})
+
+    def mark_run(self, state: str) -> None:
+        self.airflow.call("PATCH", self._path(), {"state": state})
+
+    def delete(self) -> None:
+        self.airflow.call("DELETE", self._path())
+
+    def delete_task(self, task_id: str) -> None:
+        self.airflow.call("DELETE", self._task_path(task_id, -1))
 
     def clear(self, *task_ids: str) -> None:
         body = {"dag_run_id": self.run_id, "task_ids": task_ids, "dry_run": False, "only_failed": False}
@@ -160,17 +185,34 @@ class AirflowDeployment:
         )
         assert migrated.returncode == 0, migrated.stdout[-3000:] + migrated.stderr[-3000:]
         port = self.url.rpartition(":")[2]
+        # Its event loop waits for SQLite's lock while a thread that has the lock waits for the event loop: only giving
+        # up soon helps. Everybody else waits in patience.
+        self._environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = self._database(lock_timeout=1)
         self._start_component("api-server", "--host", "127.0.0.1", "--port", port, "--workers", "1")
-        self._start_component("scheduler", "--skip-serve-logs")
+        self._environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = self._database(lock_timeout=60)
+        self.start_scheduler()
         self._start_component("dag-processor")
         self.start_triggerer()
         self.wait("Airflow", self._is_healthy, _START_SECONDS)
         token = self.get("/auth/token")["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
+    def _database(self, lock_timeout: int) -> str:
+        return f"sqlite:///{self.home / 'airflow.db'}?timeout={lock_timeout}"
+
     def start_triggerer(self) -> Component:
         """One more triggerer; returns at once."""
         return self._start_component("triggerer", "--skip-serve-logs")
+
+    def triggerer_of(self, task: Json) -> Component:
+        """Where a deferred task waits; only for triggerers that were started one after the other."""
+        jobs = self.get("/api/v2/jobs", job_type="TriggererJob", order_by="id")["jobs"]
+        position = [job["id"] for job in jobs].index(task["triggerer_job"]["id"])
+        return [component for component in self.components if component.name == "triggerer"][position]
+
+    def start_scheduler(self) -> Component:
+        """Another scheduler, with the workers that belong to it; returns at once."""
+        return self._start_component("scheduler", "--skip-serve-logs")
 
     def _start_component(self, name: str, *arguments: str) -> Component:
         output = self.home / f"{name}-{len(self.components)}.out"
@@ -208,9 +250,25 @@ class AirflowDeployment:
 
     def call(self, method: str, path: str, body: object = None, /, **query: str | int | bool) -> Any:
         """One call of the REST API: the JSON of its answer, which must be a success."""
-        response = self._client.request(method, path, json=body, params=query)
+        response = self._request(method, path, body, query)
         assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
         return response.json() if response.content else None
+
+    def find(self, path: str, **query: str | int | bool) -> Json | None:
+        """What is there, or ``None`` as long as there is nothing."""
+        response = self._request("GET", path, None, query)
+        assert response.is_success or response.status_code == 404, f"{path}: {response.status_code} {response.text}"
+        found: Json | None = response.json() if response.is_success else None
+        return found
+
+    def _request(self, method: str, path: str, body: object, query: Mapping[str, str | int | bool]) -> httpx.Response:
+        response = self._client.request(method, path, json=body, params=query)
+        for _ in range(_CALLS_WHEN_LOCKED):
+            if not (response.status_code == 500 and "Database error" in response.text):
+                break
+            time.sleep(_PAUSE_SECONDS)  # what was rolled back may be asked for again
+            response = self._client.request(method, path, json=body, params=query)
+        return response
 
     def wait(self, what: str, look: Callable[[], T | Literal[False] | None], seconds: float = _WAIT_SECONDS) -> T:
         """The first thing that a look sees; after so many seconds without one, the components' output tells why."""
@@ -229,11 +287,19 @@ class AirflowDeployment:
         )
 
     def trigger(self, dag_id: str, conf: Mapping[str, object] | None = None) -> DagRun:
-        """Unpause a DAG, as soon as Airflow knows it, and run it now."""
-        self.wait(f"DAG {dag_id}", lambda: self._client.get(f"/api/v2/dags/{dag_id}").is_success, _START_SECONDS)
-        self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
+        """Run a DAG now, as soon as Airflow knows it."""
+        run = self.create_run(dag_id, conf)
+        self.unpause(dag_id)
+        return run
+
+    def create_run(self, dag_id: str, conf: Mapping[str, object] | None = None) -> DagRun:
+        """A run that begins when its DAG is not paused, which it is at first."""
+        self.wait(f"DAG {dag_id}", lambda: self.find(f"/api/v2/dags/{dag_id}"), _START_SECONDS)
         body = {"logical_date": None, "conf": dict(conf or {})}
         return DagRun(self, dag_id, self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
+
+    def unpause(self, dag_id: str) -> None:
+        self.call("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})
 
     def trigger_kwargs(self, trigger_id: int) -> Json:
         """A trigger's arguments as they lie in the database; the REST API shows none of them."""

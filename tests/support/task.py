@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
+from airflow.sdk.execution_time import context as airflow_context
+from airflow.sdk.execution_time.comms import DRCount, GetDRCount, GetTaskStates, TaskStatesResult
 
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from airflow_provider_llmbatch.adapters.base import Adapter
+
+HAS_STATE_STORE = hasattr(airflow_context, "NEVER_EXPIRE")
+"""Whether this Airflow keeps state for tasks, which came with 3.3."""
 
 
 @dataclass
@@ -56,7 +60,9 @@ class _StateStore:
 
 def context_of(task: BaseOperator, instance: TaskInstance | None = None) -> tuple[Context, TaskInstance]:
     instance = instance or TaskInstance(task_id=task.task_id)
-    context = {"ti": instance, "task": task, "task_state_store": _StateStore()}
+    context = {"ti": instance, "task": task}
+    if HAS_STATE_STORE:
+        context["task_state_store"] = _StateStore()
     return cast("Context", context), instance
 
 
@@ -65,16 +71,20 @@ class ApiServer:
     """Stands where a task or a trigger reaches Airflow's API server, and knows the states of task instances.
 
     :param states: As the API answers: run id -> task id, or task id and map index -> state.
+    :param unfinished: How many runs have not ended, of those that are asked about.
     """
 
     states: dict[str, dict[str, str | None]] | Exception
-    asked: list[GetTaskStates] = field(default_factory=list)
+    unfinished: int = 0
+    asked: list[object] = field(default_factory=list)
 
-    def send(self, message: object) -> TaskStatesResult:
-        assert isinstance(message, GetTaskStates), message
+    def send(self, message: object) -> TaskStatesResult | DRCount:
         self.asked.append(message)
         if isinstance(self.states, Exception):
             raise self.states
+        if isinstance(message, GetDRCount):
+            return DRCount(count=self.unfinished)
+        assert isinstance(message, GetTaskStates), message
         return TaskStatesResult(task_states=self.states)
 
 

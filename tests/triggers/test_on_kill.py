@@ -8,9 +8,9 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow.executors.workloads.task import TaskInstanceDTO
-from airflow.jobs.triggerer_job_runner import _USER_ACTION_CANCEL_MSG, TriggerRunner
+from airflow.jobs import triggerer_job_runner
 from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import GetDRCount, GetTaskStates
 from support.gated_server import GatedServer, gated_server
 from support.task import ApiServer, TaskInstance, adapters_closed, connect
 
@@ -23,11 +23,16 @@ from airflow_provider_llmbatch.triggers.kill import cancel_if_over, state_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow.executors.workloads.task import TaskInstanceDTO
+
 LINE = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "echo", "prompt": "hello"}}
 REQUESTS = json.dumps(LINE).encode() + b"\n"
 
 OVER = ["success", "failed", "skipped", "upstream_failed", "removed"]
 GOES_ON = ["deferred", "running", "queued", "scheduled", "restarting", "up_for_retry", "up_for_reschedule", None]
+
+# With what a triggerer cancels a trigger when a person ended the task, from Airflow 3.3 on.
+USER_ACTION: str | None = getattr(triggerer_job_runner, "_USER_ACTION_CANCEL_MSG", None)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,7 @@ def test_the_state_is_read_under_the_name_that_airflow_gives_it(
     api = airflow_says(monkeypatch, states)
     assert state_of(TaskInstance(map_index=map_index)) == state
     asked = api.asked[0]
+    assert isinstance(asked, GetTaskStates)
     assert (asked.dag_id, asked.run_ids, asked.task_ids, asked.map_index) == ("nightly", ["run-1"], ["wait"], map_index)
 
 
@@ -90,6 +96,18 @@ def test_only_a_task_that_is_over_loses_its_batch(state: str | None, monkeypatch
     else:
         assert cancelled == []
         assert told.startswith(f"batch_1 goes on: the task is {state or 'not yet scheduled'}")
+
+
+def test_a_task_that_was_deleted_in_a_run_that_goes_on_is_made_anew_and_keeps_its_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = airflow_says(monkeypatch, {})
+    api.unfinished = 1
+    told = cancel_if_over(TaskInstance(), "batch_1", lambda _: pytest.fail("it was cancelled"))
+    assert told.startswith("batch_1 goes on: the task is deleted in a run that goes on")
+    asked = api.asked[1]
+    assert isinstance(asked, GetDRCount)
+    assert (asked.dag_id, asked.run_ids, asked.states) == ("nightly", ["run-1"], ["queued", "running"])
 
 
 def test_a_batch_whose_run_was_deleted_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,17 +143,23 @@ def test_a_batch_that_ended_in_the_meantime_is_told_as_such(monkeypatch: pytest.
     assert told == "batch_1 had ended already: it is completed."
 
 
-async def triggered_and_cancelled(batch_id: str, message: str | None, *, cancel_on_kill: bool = True) -> None:
-    """Run a trigger as a triggerer does, and cancel it as a triggerer does; returns when it has ended."""
-    trigger = LLMBatchTrigger("llmbatch_default", batch_id, 4e9, 30.0, 60.0, cancel_on_kill=cancel_on_kill)
-    trigger.task_instance = TaskInstanceDTO(
+def task_instance_dto() -> TaskInstanceDTO:
+    from airflow.executors.workloads.task import TaskInstanceDTO
+
+    return TaskInstanceDTO(
         id=uuid.uuid4(),
         dag_version_id=uuid.uuid4(),
         **{name: getattr(TaskInstance(), name) for name in ("dag_id", "run_id", "task_id", "try_number")},
         pool_slots=1,
         priority_weight=1,
     )
-    runner = TriggerRunner()
+
+
+async def triggered_and_cancelled(batch_id: str, message: str | None, *, cancel_on_kill: bool = True) -> None:
+    """Run a trigger as a triggerer does, and cancel it as a triggerer does; returns when it has ended."""
+    trigger = LLMBatchTrigger("llmbatch_default", batch_id, 4e9, 30.0, 60.0, cancel_on_kill=cancel_on_kill)
+    trigger.task_instance = task_instance_dto()
+    runner = triggerer_job_runner.TriggerRunner()
     runner.triggers[1] = {"name": "wait", "events": 0, "task": None, "is_watcher": False}  # type: ignore[typeddict-item]
     running = asyncio.create_task(runner.run_trigger(1, trigger))
     await asyncio.sleep(0.3)  # it connects, looks, and waits for its next look
@@ -144,14 +168,15 @@ async def triggered_and_cancelled(batch_id: str, message: str | None, *, cancel_
         await running
 
 
+@pytest.mark.skipif(USER_ACTION is None, reason="triggers are told of a kill from Airflow 3.3 on")
 @pytest.mark.parametrize(
     ("message", "state", "cancel_on_kill", "cancelled"),
     [
-        (_USER_ACTION_CANCEL_MSG, "failed", True, True),
-        (_USER_ACTION_CANCEL_MSG, "success", True, True),
-        (_USER_ACTION_CANCEL_MSG, None, True, False),
-        (_USER_ACTION_CANCEL_MSG, "deferred", True, False),
-        (_USER_ACTION_CANCEL_MSG, "failed", False, False),
+        (USER_ACTION, "failed", True, True),
+        (USER_ACTION, "success", True, True),
+        (USER_ACTION, None, True, False),
+        (USER_ACTION, "deferred", True, False),
+        (USER_ACTION, "failed", False, False),
         (None, "failed", True, False),
     ],
     ids=["marked failed", "marked success", "cleared", "reassigned", "switched off", "triggerer stopped"],
@@ -167,3 +192,12 @@ def test_a_trigger_that_airflow_ends(
     airflow_says(monkeypatch, {"run-1": {"wait": state}})
     asyncio.run(triggered_and_cancelled(batch_id, message, cancel_on_kill=cancel_on_kill))
     assert was_cancelled(batch_id) is cancelled
+
+
+def test_without_its_connection_a_batch_is_told_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    trigger = LLMBatchTrigger("not_there", "batch_1", 4e9, cancel_on_kill=True)
+    trigger.task_instance = task_instance_dto()
+    asyncio.run(trigger.on_kill())
+    told = capsys.readouterr().out
+    assert "batch_1 goes on: the connection 'not_there' cannot be used (AirflowNotFoundException: " in told
+    assert "Cancel it at the provider if it is not wanted." in told

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_provider_llmbatch.models import RequestLine
+    from collections.abc import Callable
+
+    from airflow_provider_llmbatch.models import Batch, BatchError, RequestLine
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,22 @@ class Engine(ABC):
     async def answer(self, request: RequestLine) -> Answer:
         """Answer one request; what goes wrong with it is an answer too."""
 
+    async def answer_while(self, request: RequestLine, wanted: Callable[[], bool]) -> Answer | None:
+        """Answer one request, or ``None`` when its answer was no longer wanted before the engine could be asked.
+
+        For engines that may be away for hours: a batch that expires or is cancelled meanwhile must not wait for them.
+        """
+        del wanted
+        return await self.answer(request)
+
+    def objection(self, batch: Batch, model: str | None) -> BatchError | None:  # noqa: ARG002 - for those that have one
+        """Why a whole batch, found valid, must fail before its first request."""
+        return None
+
+    def ends_early(self, batch: Batch, answered: int) -> bool:  # noqa: ARG002 - no engine but a faulty one does
+        """Whether a batch expires now, after so many answers, before its time has come."""
+        return False
+
     async def start(self) -> None:  # noqa: B027 - most engines have nothing to make ready
         """Make ready; called once in the event loop, before the server listens."""
 
@@ -40,5 +58,6 @@ class Engine(ABC):
 
 def refusal(status_code: int, code: str, message: str, param: str | None = None) -> Answer:
     """An answer that refuses a request, in OpenAI's shape."""
-    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    kind = "server_error" if status_code >= 500 else "invalid_request_error"
+    error = {"message": message, "type": kind, "param": param, "code": code}
     return Answer(status_code, json.dumps({"error": error}).encode())

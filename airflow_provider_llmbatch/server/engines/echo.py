@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import struct
+import zlib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +21,10 @@ FINGERPRINT: Final = "echo"
 
 _CREATED: Final = 1_700_000_000
 _DIMENSIONS: Final = 8
+_CATEGORIES: Final = (
+    *("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm"),
+    *("self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic"),
+)
 
 _Json = dict[str, object]
 
@@ -74,9 +81,10 @@ def _completion(body: _Json, request_id: str) -> _Json:
     }
 
 
-def _embedding(body: _Json, _request_id: str) -> _Json:
-    given = body.get("input")
-    texts = given if isinstance(given, list) else [given]
+def _embedding(body: _Json, _request_id: str) -> _Json | Answer:
+    texts = _inputs(body)
+    if not texts:
+        return refusal(400, "invalid_request", "Missing required parameter: 'input'.", "input")
     tokens = sum(_words(_text(text)) for text in texts)
     return {
         "object": "list",
@@ -116,16 +124,82 @@ def _response(body: _Json, request_id: str) -> _Json:
     }
 
 
+def _moderation(body: _Json, request_id: str) -> _Json | Answer:
+    """Flags what says that it wants to be flagged."""
+    texts = _inputs(body)
+    if not texts:
+        return refusal(400, "invalid_request", "Missing required parameter: 'input'.", "input")
+    return {
+        "id": f"modr-{request_id}",
+        "model": body.get("model") or "echo",
+        "results": [_verdict(flagged="flag me" in _text(text)) for text in texts],
+    }
+
+
+def _verdict(*, flagged: bool) -> _Json:
+    return {
+        "flagged": flagged,
+        "categories": {category: flagged and category == "harassment" for category in _CATEGORIES},
+        "category_scores": {category: float(flagged and category == "harassment") for category in _CATEGORIES},
+        "category_applied_input_types": {category: ["text"] for category in _CATEGORIES},
+    }
+
+
+def _image(body: _Json, _request_id: str) -> _Json | Answer:
+    """As many single dots as were asked for, in a colour made of the prompt."""
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        return refusal(400, "invalid_request", "Missing required parameter: 'prompt'.", "prompt")
+    count = body.get("n") or 1
+    if not isinstance(count, int) or not 1 <= count <= 10:
+        return refusal(400, "invalid_request", "Invalid 'n': from 1 to 10.", "n")
+    dot = base64.b64encode(_png(hashlib.sha256(prompt.encode()).digest()[:3])).decode()
+    tokens = _words(prompt)
+    return {
+        "created": _CREATED,
+        "data": [{"b64_json": dot}] * count,
+        "output_format": "png",
+        "usage": {
+            "input_tokens": tokens,
+            "input_tokens_details": {"text_tokens": tokens, "image_tokens": 0},
+            "output_tokens": count,
+            "total_tokens": tokens + count,
+        },
+    }
+
+
+def _png(colour: bytes) -> bytes:
+    """A picture of one pixel in RGB (PNG specification, sections 5 and 11)."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + colour)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
 _ANSWERERS: Final = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _completion,
     "/v1/embeddings": _embedding,
+    "/v1/images/generations": _image,
+    "/v1/moderations": _moderation,
     "/v1/responses": _response,
 }
 
 
 def _text(content: object) -> str:
     return content if isinstance(content, str) else msgspec.json.encode(content).decode()
+
+
+def _inputs(body: _Json) -> list[object]:
+    """What ``input`` holds: one text, one list of tokens, or a list of either."""
+    given = body.get("input")
+    if given is None:
+        return []
+    return given if isinstance(given, list) and not any(isinstance(each, int) for each in given) else [given]
 
 
 def _words(text: str) -> int:

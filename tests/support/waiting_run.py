@@ -1,0 +1,100 @@
+"""A run of ``real_airflow/dags/waits.py``, whose only task waits for a batch, at a server that holds no other batch.
+
+wait = begin(airflow, server, "deferred", "my_connection")
+airflow.unpause("deferred")
+wait.is_told("0/1 done")
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
+
+if TYPE_CHECKING:
+    from airflow_provider_llmbatch.models import Batch
+    from support.airflow_deployment import AirflowDeployment, DagRun
+    from support.gated_server import GatedServer
+
+Json = dict[str, Any]
+CONSOLE: Final = "https://console.example/batches/"
+
+
+@dataclass(frozen=True)
+class Wait:
+    run: DagRun
+    server: GatedServer
+
+    @property
+    def airflow(self) -> AirflowDeployment:
+        return self.run.airflow
+
+    def batches(self) -> list[Batch]:
+        with closing(at(self.server)) as adapter:
+            return sorted(adapter.list_batches(), key=lambda batch: batch.id)
+
+    def batch(self) -> Batch:
+        [batch] = self.batches()
+        return batch
+
+    def is_told(self, text: str, *, try_number: int = 1, map_index: int = -1, times: int = 1) -> None:
+        """Wait until the task's log contains a text, so many times."""
+        self.airflow.wait(
+            f"{text!r} in the log of {self.run.dag_id}",
+            lambda: json.dumps(self.run.log("wait", try_number, map_index)).count(text) >= times,
+        )
+
+    def status_of(self, batch_id: str) -> str:
+        return {batch.id: batch.status for batch in self.batches()}[batch_id]
+
+    def is_cancelled(self, batch_id: str) -> None:
+        self.airflow.wait(
+            f"{batch_id} to be cancelled", lambda: self.status_of(batch_id) in ("cancelling", "cancelled")
+        )
+        self.server.let_pass(len(self.batches()))  # what the engine is at work on; a cancelled batch ends after that
+        self.airflow.wait(f"the end of {batch_id}", lambda: self.status_of(batch_id) == "cancelled")
+
+    def ends_well(self, *, batch_id: str, tries: int) -> None:
+        """Let the batch end, and see that the task made no other one and was not failed by what it went through."""
+        assert (self.batch().id, self.batch().status) == (batch_id, "in_progress")
+        self.server.let_pass(1)
+        assert self.run.wait_for_end() == "success"
+        assert (self.batch().id, self.batch().status) == (batch_id, "completed")
+        assert (self.run.xcom("wait"), self.run.task("wait")["try_number"]) == (batch_id, tries)
+
+    def goes_on(self, *, batch_id: str) -> None:
+        """The next try finds the batch and waits for it, and it ends well."""
+        self.is_told(f"{batch_id} was created by an earlier try: waiting for it, nothing is paid again", try_number=2)
+        self.is_told("0/1 done", try_number=2)
+        self.ends_well(batch_id=batch_id, tries=2)
+
+
+def at(server: GatedServer) -> OpenAIAdapter:
+    return OpenAIAdapter(OpenAISettings(api_key=server.api_key, base_url=server.url))
+
+
+def upload(server: GatedServer, number: int) -> str:
+    body = {"model": "m", "messages": [{"role": "user", "content": f"say {number}"}]}
+    line = {"custom_id": "r", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    with closing(at(server)) as adapter:
+        return adapter.create_file(BytesIO(json.dumps(line).encode() + b"\n"), filename="requests.jsonl").id
+
+
+def conf_of(dag_id: str, server: GatedServer) -> Json:
+    file_ids = [upload(server, number) for number in range(2)]
+    conf: Json = {"input_file_id": file_ids[0], "input_file_ids": file_ids}
+    if dag_id.startswith("sensor"):
+        with closing(at(server)) as adapter:
+            conf["batch_id"] = adapter.create_batch(file_ids[0], endpoint="/v1/chat/completions").id
+    return conf
+
+
+def begin(airflow: AirflowDeployment, server: GatedServer, dag_id: str, name: str) -> Wait:
+    """A run through a connection of its own; it begins when its DAG is unpaused."""
+    extra = {"listing_lag": 0, "console_url": CONSOLE + "{batch_id}"}
+    airflow.add_connection(name, conn_type="llmbatch_openai", host=server.url, password=server.api_key, extra=extra)
+    return Wait(airflow.create_run(dag_id, conf_of(dag_id, server) | {"connection": name}), server)
