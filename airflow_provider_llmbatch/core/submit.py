@@ -181,7 +181,8 @@ class _Submission:
         number = 1
         while True:
             record = self._intent(number)
-            found = self._look(record, since=0.0)
+            # A process that ended by pausing knew how its submission was answered, so one look will do.
+            found = self._oldest_listed(record, 0.0) if self.attempt.resumed else self._look(record, since=0.0)
             if found is None:
                 return self._create(record, in_doubt=False)
             if self._met_full_queue(found):
