@@ -161,7 +161,7 @@ class _Submission:
     def batch(self) -> Batch:
         earlier = self.ledger.read()
         if earlier is not None and earlier.max_tries != self.attempt.max_tries:
-            earlier = earlier.model_copy(update={"queued_since": None, "queue_refusals": 0})  # a clear waits anew
+            earlier = earlier.model_copy(update={"queued_since": None, "queue_refusals": None})  # a clear waits anew
         if earlier is not None and earlier.input_file_id != self.job.input_file_id:
             self.log.info(
                 f"The batch of an earlier try was made from {earlier.input_file_id}: the input is another one now"
@@ -228,7 +228,7 @@ class _Submission:
             intended_at=self.timing.clock(),
             max_tries=self.attempt.max_tries,
             queued_since=earlier.queued_since if earlier else None,
-            queue_refusals=earlier.queue_refusals if earlier else 0,
+            queue_refusals=earlier.queue_refusals if earlier else None,
         )
 
     def _create(self, record: BatchRecord, *, in_doubt: bool) -> Batch:
