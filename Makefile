@@ -135,6 +135,8 @@ $(DONE)/litellm: $(DONE)/litellm.chosen constraints/litellm.txt | $(DONE)/venv
 	  --constraint constraints/litellm.txt '$(LITELLM)'
 	@touch $@
 
+include tests/entra/oauth-server.mk
+
 # For the tests that hold every call against OpenAI's schema; who lacks Node or the schema does without, but not in CI.
 $(DONE)/prism: $(DONE)/prism.chosen | $(DONE)/venv
 	@without() { \

@@ -89,7 +89,6 @@ class AzureAdapter(OpenAIAdapter):
     )
     # Azure never expires a batch: after 24 h it goes on until it is done or cancelled.
     worst_case_hours: ClassVar[float] = 72.0
-    endpoint_is_telling: ClassVar[bool] = False
     _upload_type: ClassVar[str] = "application/json"
 
     def __init__(self, settings: AzureSettings) -> None:

@@ -54,9 +54,6 @@ class Adapter(ABC):
     worst_case_hours: ClassVar[float]
     """How long a healthy batch may take at the provider; a wait without a deadline of its own allows an hour more."""
 
-    endpoint_is_telling: ClassVar[bool] = True
-    """Whether the endpoint of a batch says what its lines ask for."""
-
     @abstractmethod
     def create_file(
         self, stream: BinaryIO, *, filename: str, purpose: str = "batch", expires_after: int | None = None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from typing_extensions import override
 
+from airflow_provider_llmbatch.adapters.http import passwords_of
 from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
     ConnectionSettingsError,
@@ -195,8 +196,9 @@ class EntraAuthorization:
         )
 
     def _shown(self, text: str) -> str:
-        for secret in self._identity.secrets:
-            text = text.replace(secret, "***")
+        proxy = self._transport.proxy
+        for secret in (*self._identity.secrets, proxy, *passwords_of(proxy)):
+            text = text.replace(secret, "***") if secret else text
         return " ".join(text.split())[:_LONGEST_QUOTE].rstrip(".")
 
 

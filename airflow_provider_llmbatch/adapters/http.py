@@ -131,7 +131,7 @@ class HttpClient:
         self._authorization = authorization
         self._last_secrets: tuple[str, ...] = ()
         _check_proxy(settings.proxy)
-        known = (*secrets, *_passwords_of(base_url), settings.proxy, *_passwords_of(settings.proxy))
+        known = (*secrets, *passwords_of(base_url), settings.proxy, *passwords_of(settings.proxy))
         self._secrets = tuple(secret for secret in known if secret and len(secret) >= _SHORTEST_SECRET)
         try:
             self._client = httpx.Client(
@@ -342,7 +342,7 @@ def _start_of_range(response: httpx.Response) -> int:
     return int(first) if first.isdigit() else 0
 
 
-def _passwords_of(url: str | None) -> tuple[str, ...]:
+def passwords_of(url: str | None) -> tuple[str, ...]:
     """The password inside a URL, as it stands there and as it is meant."""
     try:
         written = urlsplit(url or "").password or ""

@@ -72,7 +72,7 @@ def count_refusal(ledger: Ledger[BatchRecord], earlier: Queueing | None, *, now:
     """
     record = ledger.read()
     if record is not None and record.queued_since is not None:
-        earlier = Queueing(record.queued_since, record.queue_refusals)
+        earlier = Queueing(record.queued_since, record.queue_refusals or 0)
     counted = Queueing(earlier.since if earlier else now, (earlier.refusals if earlier else 0) + 1)
     if record is not None:
         ledger.write(record.model_copy(update={"queued_since": counted.since, "queue_refusals": counted.refusals}))

@@ -75,7 +75,7 @@ class BatchRecord(_Record):
     max_tries: int
     batch_id: str | None = None
     queued_since: float | None = None
-    queue_refusals: int = 0
+    queue_refusals: int | None = None
 
     @model_validator(mode="after")
     def _created_has_a_batch(self) -> Self:

@@ -161,7 +161,7 @@ class _Submission:
     def batch(self) -> Batch:
         earlier = self.ledger.read()
         if earlier is not None and earlier.max_tries != self.attempt.max_tries:
-            earlier = earlier.model_copy(update={"queued_since": None, "queue_refusals": 0})  # a clear waits anew
+            earlier = earlier.model_copy(update={"queued_since": None, "queue_refusals": None})  # a clear waits anew
         if earlier is not None and earlier.input_file_id != self.job.input_file_id:
             self.log.info(
                 f"The batch of an earlier try was made from {earlier.input_file_id}: the input is another one now"
@@ -181,7 +181,8 @@ class _Submission:
         number = 1
         while True:
             record = self._intent(number)
-            found = self._look(record, since=0.0)
+            # A process that ended by pausing knew how its submission was answered, so one look will do.
+            found = self._oldest_listed(record, 0.0) if self.attempt.resumed else self._look(record, since=0.0)
             if found is None:
                 return self._create(record, in_doubt=False)
             if self._met_full_queue(found):
@@ -227,7 +228,7 @@ class _Submission:
             intended_at=self.timing.clock(),
             max_tries=self.attempt.max_tries,
             queued_since=earlier.queued_since if earlier else None,
-            queue_refusals=earlier.queue_refusals if earlier else 0,
+            queue_refusals=earlier.queue_refusals if earlier else None,
         )
 
     def _create(self, record: BatchRecord, *, in_doubt: bool) -> Batch:

@@ -121,6 +121,7 @@ def test_no_batch_is_made_of_a_file_that_azure_cannot_read(
     with pytest.raises(error) as refused:
         connect_azure().create_batch("file-1", endpoint=CHAT)
     assert type(refused.value) is error
+    assert getattr(refused.value, "reached", False) is False  # certainly no batch
     assert told in str(refused.value)
     assert "nothing was billed" in str(refused.value)
     assert canned.calls("POST", "") == []

@@ -16,7 +16,7 @@ from support.entra import TENANT, EntraServer, answer_everything, bearers
 from support.fault_proxy import Answer, FaultProxy, fault_proxy
 
 from airflow_provider_llmbatch.adapters.azure_address import CLASSIC_SCOPE, V1_SCOPE
-from airflow_provider_llmbatch.errors import AccessRefusedError, ConnectionSettingsError
+from airflow_provider_llmbatch.errors import AccessRefusedError, ConnectionSettingsError, UnavailableError
 from airflow_provider_llmbatch.hooks.azure import azure_adapter
 
 if TYPE_CHECKING:
@@ -176,6 +176,20 @@ def test_a_certificate_of_entra_that_is_not_trusted_is_the_connections_fault(
     adapter = open_adapter(looking=True, ca_bundle=None, client_id=client_id, client_secret=SECRET)
     with pytest.raises(ConnectionSettingsError, match="Set the connection's CA bundle"):
         adapter.ping()
+
+
+def test_the_proxy_of_the_connection_leads_to_entra_too(
+    entra: EntraServer, azure: FaultProxy, open_adapter: OpenAdapter, client_id: str
+) -> None:
+    with fault_proxy() as proxy:
+        proxy.rule("CONNECT", "", Answer(502), times=None)
+        through = f"http://me:pr0xy-word@127.0.0.1:{proxy.port}"
+        adapter = open_adapter(looking=True, proxy=through, client_id=client_id, client_secret=SECRET)
+        with pytest.raises(UnavailableError, match="That is an outage of Entra ID, or of the way to it") as failed:
+            adapter.ping()
+        assert {(request.method, request.path) for request in proxy.requests} == {("CONNECT", entra.authority_host)}
+    assert "pr0xy-word" not in str(failed.value)
+    assert azure.requests == []
 
 
 def test_without_azure_identity_the_command_that_installs_it_is_named(

@@ -59,6 +59,43 @@ def test_many_threads_ask_for_one_token(
     assert len(set(bearers(azure))) == 1
 
 
+def test_a_credential_is_closed_as_soon_as_it_has_given_its_token(
+    azure: FaultProxy, open_adapter: OpenAdapter, client_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_everything(azure)
+    events: list[str] = []
+    make = entra_module._credential_of
+
+    def watched(*args: Any) -> Any:
+        credential: Any = make(*args)
+        close = credential.close
+        credential.close = lambda: (close(), events.append("closed"))
+        return credential
+
+    monkeypatch.setattr(entra_module, "_credential_of", watched)
+    open_adapter(client_id=client_id, client_secret=SECRET).ping()
+    with pytest.raises(AccessRefusedError):
+        open_adapter(client_id=client_id, client_secret="wrong-secret").ping()
+    assert events == ["closed", "closed"]
+
+
+def test_threads_that_waited_for_the_same_token_share_why_there_is_none_each_with_an_error_of_its_own(
+    entra: EntraServer, open_adapter: OpenAdapter, client_id: str
+) -> None:
+    entra.revoke(client_id)
+    adapter = open_adapter(client_id=client_id, client_secret=SECRET)
+
+    def refused(_: int) -> AccessRefusedError:
+        with pytest.raises(AccessRefusedError) as caught:
+            adapter.retrieve_batch("batch_1")
+        return caught.value
+
+    with ThreadPoolExecutor(4) as pool:
+        errors = list(pool.map(refused, range(4)))
+    assert (len({id(error) for error in errors}), len({str(error) for error in errors})) == (4, 1)
+    assert len(entra.requests(client_id)) == 1
+
+
 def test_a_token_that_azure_does_not_accept_is_not_used_again(
     entra: EntraServer, azure: FaultProxy, open_adapter: OpenAdapter, client_id: str
 ) -> None:
