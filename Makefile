@@ -5,6 +5,7 @@ PYTHON ?= python3
 AIRFLOW ?= 3.3
 LOWEST := 3.2
 VENV ?= .venv
+PROVIDER ?= openai
 EXTRA ?= [local]
 
 PACKAGE := airflow_provider_llmbatch
@@ -29,7 +30,7 @@ requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pypro
 .PHONY: help demo demo-ui test test-lowest test-airflow-facing install constraints clean FORCE
 
 help:
-	@echo 'make demo         a real batch through Airflow, on a real model on this machine'
+	@echo 'make demo         a real batch through Airflow, on a real model on this machine; PROVIDER=azure: as Azure OpenAI'
 	@echo 'make demo-ui      the same in the web interface of Airflow, until Ctrl-C'
 	@echo 'make test         lint, types, layers and all tests, against the built wheel'
 	@echo 'make test-lowest  the part of the tests that faces Airflow, on Airflow $(LOWEST)'
@@ -40,7 +41,7 @@ help:
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer); AIRFLOW=$(AIRFLOW) the file of constraints.'
 
 demo: install
-	@$(BIN)/python -m demo
+	@$(BIN)/python -m demo --provider $(PROVIDER)
 
 demo-ui: install
 	@$(BIN)/python -m demo.web
@@ -133,6 +134,8 @@ $(DONE)/litellm: $(DONE)/litellm.chosen constraints/litellm.txt | $(DONE)/venv
 	@$(VENV)/litellm/bin/python -m pip -qq --disable-pip-version-check install \
 	  --constraint constraints/litellm.txt '$(LITELLM)'
 	@touch $@
+
+include tests/entra/oauth-server.mk
 
 # For the tests that hold every call against OpenAI's schema; who lacks Node or the schema does without, but not in CI.
 $(DONE)/prism: $(DONE)/prism.chosen | $(DONE)/venv

@@ -8,7 +8,8 @@
     │   └── NotFoundError            the file or batch is not there (any more)
     ├── ConnectionSettingsError      mend the connection: it cannot be used as it stands
     ├── AccessRefusedError           mend the connection: the provider refused the key
-    ├── QuotaExceededError           pay the provider's bill: it refuses until then
+    ├── QuotaExceededError           pay the provider's bill, or delete what fills its storage
+    ├── EnqueuedTokenLimitError      wait: the model's queue is full until other batches have ended
     ├── UnavailableError             wait and retry: the provider or the way to it is down
     │   ├── RateLimitError           … it says when
     │   ├── UnexpectedAnswerError    … something else than the API answered
@@ -75,7 +76,37 @@ class AccessRefusedError(LLMBatchError):
 
 
 class QuotaExceededError(LLMBatchError):
-    """Raised when the account is out of money (402, or the code ``insufficient_quota``): waiting does not help."""
+    """Raised when the account is out of money (402, or the code ``insufficient_quota``) or Azure's resource is full of
+    files (``quotaExceeded``): waiting does not help."""
+
+
+class EnqueuedTokenLimitError(LLMBatchError):
+    """Raised when more tokens are queued for a model than the account may queue: good input, at a bad time.
+
+    Nothing was billed. ``LLMBatchCreateBatchOperator`` waits, and submits the same file again.
+
+    :param limit: How many tokens may be queued, where the provider says so.
+    :param enqueued: How many are, where it says so.
+    :param retry_after: Seconds after which the provider asks to be called again, where it said so.
+    """
+
+    retriable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        limit: int | None = None,
+        enqueued: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status_code=status_code, code=code, request_id=request_id)
+        self.limit = limit
+        self.enqueued = enqueued
+        self.retry_after = retry_after
 
 
 class UnavailableError(LLMBatchError):

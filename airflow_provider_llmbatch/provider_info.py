@@ -14,6 +14,7 @@ _PACKAGE: Final = "airflow_provider_llmbatch"
 # Every field may stay empty, which arrives as null.
 _TEXT: Final = {"type": ["string", "null"]}
 _SECRET: Final = {"type": ["string", "null"], "format": "password"}
+_SWITCH: Final = {"type": ["boolean", "null"]}
 _JSON_OBJECT: Final = {"type": ["object", "null"]}
 
 
@@ -80,7 +81,12 @@ def get_provider_info() -> dict[str, object]:
             }
         ],
         "sensors": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.sensors.batch"]}],
-        "triggers": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.triggers.batch"]}],
+        "triggers": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [f"{_PACKAGE}.triggers.batch", f"{_PACKAGE}.triggers.queue"],
+            }
+        ],
         "hooks": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.hooks.batch"]}],
         "extra-links": [f"{_PACKAGE}.links.batch.LLMBatchConsoleLink"],
         "connection-types": [
@@ -119,6 +125,99 @@ def get_provider_info() -> dict[str, object]:
                     "relabeling": {"host": "Base URL", "password": "API key"},
                     "placeholders": {"host": "https://api.openai.com/v1", "password": "sk-…", "port": "443"},
                 },
-            }
+            },
+            {
+                "connection-type": "llmbatch_azure",
+                "hook-class-name": f"{_PACKAGE}.hooks.azure.LLMBatchAzureHook",
+                "hook-name": "LLM Batch: Azure OpenAI",
+                "conn-fields": {
+                    "api_version": {
+                        "label": "API version",
+                        "schema": _TEXT,
+                        "description": "A dated one, such as 2024-10-21, for the classic API. Empty: v1.",
+                    },
+                    "tenant_id": {
+                        "label": "Tenant id",
+                        "schema": _TEXT,
+                        "description": "Of Entra ID, with a client secret, a certificate or a workload identity.",
+                    },
+                    "client_id": {
+                        "label": "Client id",
+                        "schema": _TEXT,
+                        "description": "The application that the tenant knows.",
+                    },
+                    "client_secret": {
+                        "label": "Client secret",
+                        "schema": _SECRET,
+                        "description": "Of that application. The API key stays empty then.",
+                    },
+                    "certificate_path": {
+                        "label": "Certificate",
+                        "schema": _TEXT,
+                        "description": "PEM or PKCS12 file with certificate and private key, instead of a secret.",
+                    },
+                    "certificate_password": {
+                        "label": "Certificate password",
+                        "schema": _SECRET,
+                        "description": "Of that file, if it has one.",
+                    },
+                    "managed_identity": {
+                        "label": "Managed identity",
+                        "schema": _SWITCH,
+                        "description": "Use the identity that Azure gave to the machine.",
+                    },
+                    "managed_identity_client_id": {
+                        "label": "Managed identity client id",
+                        "schema": _TEXT,
+                        "description": "Of a user-assigned one. Empty: the system-assigned one.",
+                    },
+                    "workload_identity": {
+                        "label": "Workload identity",
+                        "schema": _SWITCH,
+                        "description": "Use the token file that Kubernetes gave to the pod.",
+                    },
+                    "scope": {
+                        "label": "Scope",
+                        "schema": _TEXT,
+                        "description": "What tokens of Entra ID are for. Empty: as the shape of the endpoint wants it.",
+                    },
+                    "authority_host": {
+                        "label": "Authority host",
+                        "schema": _TEXT,
+                        "description": "Where tokens come from. Empty: login.microsoftonline.com.",
+                    },
+                    "batch_endpoint": {
+                        "label": "Batch endpoint",
+                        "schema": _TEXT,
+                        "description": "Sent as the endpoint of every batch. Empty: /chat/completions for chat and "
+                        "responses.",
+                    },
+                    "file_patience": {
+                        "label": "File patience",
+                        "schema": _seconds(900.0),
+                        "description": "Seconds to wait until Azure has read an input file of a new batch.",
+                    },
+                    "headers": {
+                        "label": "Headers",
+                        "schema": _JSON_OBJECT,
+                        "description": "A JSON object of at most ten more headers to send with each call.",
+                    },
+                    "console_url": {
+                        "label": "Console URL",
+                        "schema": _TEXT,
+                        "description": "Where people look at a batch, {batch_id} in it. Empty: the Foundry portal.",
+                    },
+                    **_COMMON_FIELDS,
+                },
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login"],
+                    "relabeling": {"host": "Endpoint", "password": "API key"},
+                    "placeholders": {
+                        "host": "https://NAME.openai.azure.com/openai/v1",
+                        "password": "empty for Entra ID",
+                        "port": "443",
+                    },
+                },
+            },
         ],
     }

@@ -15,7 +15,7 @@ from demo.environment import DAG_ID, REVIEWS, Environment
 from demo.nightly import NightlyRun
 from demo.processes import Processes
 from demo.report import read_report
-from demo.screen import MODEL_NAMES, Screen, bar, size
+from demo.screen import MODEL_NAMES, PROVIDER_NAMES, Screen, bar, size
 from demo.stopping import DemoError, Stopped, only_one_demo
 
 if TYPE_CHECKING:
@@ -27,16 +27,17 @@ _NEWLINE: Final = b"\n"
 _NEXT: Final = """\
 Next:  make demo-ui                              the same in Airflow's web interface
        example_dags/nightly_batch_inference.py   the DAG that just ran, yours to copy
-       README.md, "Use it"                       the same DAG on OpenAI: one connection, one model name"""
+       README.md, "Use it"                       the same DAG on {provider}: one connection, one model name"""
 
 
 class Demo:
     """Turns the events of a run into lines on the screen."""
 
-    def __init__(self, run: NightlyRun, screen: Screen, *, engine: str) -> None:
+    def __init__(self, run: NightlyRun, screen: Screen, *, engine: str, provider: str) -> None:
         self._run = run
         self._screen = screen
         self._engine = engine
+        self._provider = provider
         self._begun = time.monotonic()
         self._task, self._since = "", self._begun
         self._file_id = ""
@@ -79,13 +80,15 @@ class Demo:
         if event["event"] == "listening":
             self._listening = True
             self._screen.fact("Real model", MODEL_NAMES[self._engine], state)
-            self._screen.fact("Batch server", self._run.url, "ready")
+            spoken = "" if self._provider == "openai" else f", as {PROVIDER_NAMES[self._provider]}"
+            self._screen.fact("Batch server", f"{self._run.url}{spoken}", "ready")
         else:
             self._ready = True
             self._screen.fact(f"Airflow {event['version']}", "SQLite, .airflow/", state)
         if self._listening and self._ready:
             self._screen.line()
-            self._screen.line(f"DAG {DAG_ID}")
+            way = "" if self._provider == "openai" else f", through a connection of the type {self._run.conn_type}"
+            self._screen.line(f"DAG {DAG_ID}{way}")
             self._run.begin()
             self._task, self._since = "", time.monotonic()
 
@@ -136,7 +139,7 @@ def _shortened_id(identifier: str) -> str:
     return identifier if len(identifier) <= 16 else f"{identifier[:14]}…"
 
 
-def show(environment: Environment, screen: Screen, engine: str) -> None:
+def show(environment: Environment, screen: Screen, *, engine: str, provider: str) -> None:
     """The whole demo.
 
     :raises DemoError: Something did not work, or its results say nothing about a model.
@@ -147,15 +150,15 @@ def show(environment: Environment, screen: Screen, engine: str) -> None:
         signal.signal(number, lambda caught, _frame: events.put({"event": "stop", "signal": str(int(caught))}))
     begun = time.monotonic()
     with environment.log_file.open("wb") as log, Processes() as processes:
-        run = NightlyRun(environment, processes, events, engine=engine, log=log)
-        output = run.output(Demo(run, screen, engine=engine).to_the_end())
+        run = NightlyRun(environment, processes, events, engine=engine, provider=provider, log=log)
+        output = run.output(Demo(run, screen, engine=engine, provider=provider).to_the_end())
     labelled = output / "reviews_labelled.csv"
     report = read_report(reviews=REVIEWS, labelled=labelled, results=output / "results.jsonl")
     screen.line()
     screen.report(report)
     screen.line(f"{time.monotonic() - begun:.0f} s in all · {os.path.relpath(labelled)}")
     screen.line()
-    for line in _NEXT.splitlines():
+    for line in _NEXT.format(provider=PROVIDER_NAMES[provider]).splitlines():
         screen.line(line)
 
 
@@ -163,11 +166,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exits with 0, with 1 and a reason, or with 128 and the number of the signal that ended it."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--engine", choices=sorted(MODEL_NAMES), default="local", help="default: %(default)s")
+    parser.add_argument(
+        "--provider", choices=sorted(PROVIDER_NAMES), default="openai", help="whose API to speak (default: %(default)s)"
+    )
     parser.add_argument("--home", type=Path, help="Airflow home of the demo (default: .airflow in the checkout)")
     options = parser.parse_args(arguments)
     environment = Environment(options.home.resolve()) if options.home else Environment()
     screen = Screen()
-    return only_one_demo(environment, screen, lambda: show(environment, screen, options.engine))
+    return only_one_demo(
+        environment, screen, lambda: show(environment, screen, engine=options.engine, provider=options.provider)
+    )
 
 
 if __name__ == "__main__":

@@ -17,14 +17,19 @@ _LISTENING: Final = b"Listening on "
 
 
 class BatchServer:
-    """Starts with an empty folder; ``api_key`` is made up for this run."""
+    """Starts with an empty folder; ``api_key`` is made up for this run.
 
-    def __init__(self, environment: Environment, processes: Processes, *, engine: str, log: BinaryIO) -> None:
+    :param provider: Whose API it speaks: ``openai`` or ``azure``.
+    """
+
+    def __init__(
+        self, environment: Environment, processes: Processes, *, engine: str, provider: str, log: BinaryIO
+    ) -> None:
         self.api_key = secrets.token_urlsafe(24)
         shutil.rmtree(environment.server_data, ignore_errors=True)
         process = processes.start(
             [
-                *(*PYTHON, "-m", "airflow_provider_llmbatch.server", "--engine", engine),
+                *(*PYTHON, "-m", "airflow_provider_llmbatch.server", "--engine", engine, "--face", provider),
                 *("--port", "0", "--data", str(environment.server_data)),
             ],
             env={**inherited(), "LLMBATCH_SERVER_API_KEY": self.api_key},

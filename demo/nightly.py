@@ -36,12 +36,20 @@ class NightlyRun:
     """
 
     def __init__(
-        self, environment: Environment, processes: Processes, events: SimpleQueue[Event], *, engine: str, log: BinaryIO
+        self,
+        environment: Environment,
+        processes: Processes,
+        events: SimpleQueue[Event],
+        *,
+        engine: str,
+        provider: str,
+        log: BinaryIO,
     ) -> None:
         self.url = ""
+        self.conn_type = f"llmbatch_{provider}"
         self._environment = environment
         self._events = events
-        server = BatchServer(environment, processes, engine=engine, log=log)
+        server = BatchServer(environment, processes, engine=engine, provider=provider, log=log)
         self._key = server.api_key
         reader, writer = os.pipe()
         try:
@@ -58,7 +66,7 @@ class NightlyRun:
 
     def begin(self) -> None:
         """Let the DAG begin."""
-        connection = {"conn_type": "llmbatch_openai", "host": self.url, "password": self._key}
+        connection = {"conn_type": self.conn_type, "host": self.url, "password": self._key}
         order = {"connection": connection, "output": self._environment.output.as_uri()}
         with suppress(BrokenPipeError):  # it has ended, which its own event tells
             pipe_of(self._airflow.stdin).write(json.dumps(order).encode() + b"\n")

@@ -19,6 +19,9 @@ MODEL_NAMES: Final = {
 }
 """Engine -> what answers, for people."""
 
+PROVIDER_NAMES: Final = {"openai": "OpenAI", "azure": "Azure OpenAI"}
+"""Word of the option -> whose API is spoken, for people."""
+
 _BAR_WIDTH: Final = 20
 _DETAIL_WIDTH: Final = 62
 _REVIEW_WIDTH: Final = 56

@@ -150,7 +150,7 @@ def show(environment: Environment, screen: Screen, *, engine: str, bare: bool) -
         signal.signal(number, stop)
     begun = time.monotonic()
     with environment.log_file.open("wb") as log, Processes() as processes:
-        server = BatchServer(environment, processes, engine=engine, log=log)
+        server = BatchServer(environment, processes, engine=engine, provider="openai", log=log)
         url = server.wait_until_listening()
         if url is None:
             raise DemoError("The batch server ended before its time.")

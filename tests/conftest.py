@@ -24,6 +24,14 @@ def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
 
 
 @pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The same with Azure's face; its files are quickly processed."""
+    face = ("--face", "azure", "--azure-file-seconds", "0.05")
+    with running_server(tmp_path_factory.mktemp("azure"), extra_args=face) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def litellm_python() -> str:
     """The Python of an environment with LiteLLM, which cannot stand beside Airflow; ``make test`` makes it."""
     given = os.environ.get("LLMBATCH_TEST_LITELLM_PYTHON")

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from airflow_provider_llmbatch import __version__
+from airflow_provider_llmbatch.adapters.backpressure import numbers_of
 from airflow_provider_llmbatch.adapters.refusals import Answer, error_of, retry_after_of
 from airflow_provider_llmbatch.errors import (
     BrokenTransferError,
@@ -43,6 +44,7 @@ BLOCK_BYTES: Final = 256 * 1024
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 8.0
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_REQUEST_IDS: Final = ("apim-request-id", "x-request-id", "x-ms-request-id")  # Azure sends the first, and may the last
 _SHORTEST_SECRET: Final = 6  # shorter ones, such as "none" for a keyless server, would blot out innocent words
 
 
@@ -87,11 +89,26 @@ class Call:
     conflict_passes: bool = True
 
 
+class Authorization(Protocol):
+    """Headers that change in the course of a day. Safe to use from several threads."""
+
+    def headers(self) -> Mapping[str, str]:
+        """For one attempt, asked for just before it; their values count as secrets.
+
+        :raises LLMBatchError: There are none to be had; nothing was sent.
+        """
+
+    def refused(self) -> None:
+        """The provider did not accept the last ones: get others for the next attempt."""
+
+
 class HttpClient:
     """A provider's base URL and headers, and how to call it. Safe to use from several threads.
 
     :param title: The provider's name in messages.
     :param headers: Sent with each call.
+    :param params: Sent in the query of each call.
+    :param authorization: Gives more headers for each attempt.
     :param secrets: What must never stand in a message, even if the provider itself writes it there.
     :param sleep: Waits between attempts; replaced in tests only.
     """
@@ -103,19 +120,24 @@ class HttpClient:
         title: str,
         headers: Mapping[str, str],
         settings: TransportSettings,
+        params: Mapping[str, str] | None = None,
+        authorization: Authorization | None = None,
         secrets: tuple[str, ...] = (),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.title = title
         self._settings = settings
         self._sleep = sleep
+        self._authorization = authorization
+        self._last_secrets: tuple[str, ...] = ()
         _check_proxy(settings.proxy)
-        known = (*secrets, *_passwords_of(base_url), settings.proxy, *_passwords_of(settings.proxy))
+        known = (*secrets, *passwords_of(base_url), settings.proxy, *passwords_of(settings.proxy))
         self._secrets = tuple(secret for secret in known if secret and len(secret) >= _SHORTEST_SECRET)
         try:
             self._client = httpx.Client(
                 base_url=base_url.rstrip("/") + "/",
                 headers={"User-Agent": f"airflow-provider-llmbatch/{__version__}", **headers},
+                params=params,
                 verify=_ssl_context(settings.ca_bundle),
                 proxy=settings.proxy,
                 timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
@@ -134,9 +156,13 @@ class HttpClient:
 
     def redacted(self, text: str) -> str:
         """The text without any secret of this connection."""
-        for secret in self._secrets:
+        for secret in (*self._last_secrets, *self._secrets):
             text = text.replace(secret, "***")
         return text
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, as between two attempts."""
+        self._sleep(seconds)
 
     def send(self, call: Call) -> bytes:
         """Make a call and return the answer's body.
@@ -184,7 +210,7 @@ class HttpClient:
 
     def _blocks(self, call: Call, offset: int) -> Iterator[bytes]:
         # Ranges count the bytes on the wire, so an answer must not be compressed.
-        headers = {**(call.headers or {}), "Accept-Encoding": "identity"}
+        headers = {**self._headers(call), "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         with self._client.stream(call.method, call.path.lstrip("/"), params=call.params, headers=headers) as response:
@@ -214,7 +240,7 @@ class HttpClient:
             call.path.lstrip("/"),
             params=call.params,
             json=call.json,
-            headers=call.headers,
+            headers=self._headers(call),
             content=call.body() if call.body else None,
         )
         try:
@@ -229,18 +255,29 @@ class HttpClient:
         # Outside the except block: the foreign error could carry a secret in its text, so it is not chained.
         raise self._unreachable(call, failure)
 
+    def _headers(self, call: Call) -> dict[str, str]:
+        fresh = dict(self._authorization.headers()) if self._authorization else {}
+        # A server may quote them without the scheme in front. Those of the attempt before may still be under way.
+        new = tuple(value.rpartition(" ")[2] for value in fresh.values())
+        if new and not set(new) <= set(self._last_secrets):
+            self._last_secrets = (*new, *self._last_secrets[: len(new)])
+        return {**fresh, **(call.headers or {})}
+
     def _check(self, call: Call, response: httpx.Response) -> None:
         """Raise unless this is a success of the API itself."""
+        if response.status_code == HTTPStatus.UNAUTHORIZED and self._authorization:
+            self._authorization.refused()
         is_page = response.headers.get("content-type", "").lower().startswith("text/html")
         if response.is_success and not is_page:
             return
         answer = Answer(
             status_code=response.status_code,
             body=response.content if response.is_stream_consumed else b"",
-            request_id=response.headers.get("x-request-id"),
+            request_id=next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), None),
             retry_after=retry_after_of(response.headers),
             is_page=is_page,
             location=response.headers.get("location"),
+            queue=numbers_of(response.headers),
         )
         raise error_of(answer, title=self.title, action=call.action, redacted=self.redacted)
 
@@ -305,7 +342,7 @@ def _start_of_range(response: httpx.Response) -> int:
     return int(first) if first.isdigit() else 0
 
 
-def _passwords_of(url: str | None) -> tuple[str, ...]:
+def passwords_of(url: str | None) -> tuple[str, ...]:
     """The password inside a URL, as it stands there and as it is meant."""
     try:
         written = urlsplit(url or "").password or ""

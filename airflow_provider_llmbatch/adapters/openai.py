@@ -67,6 +67,10 @@ class OpenAISettings:
 
 
 class OpenAIAdapter(Adapter):
+    """The verbs on the wire. What a dialect of this API does differently it overrides: ``_client``, ``_expiry_fields``,
+    ``_files_page_size``, ``_until_ready``, ``_spelled``, ``_file_of`` and ``_batch_of``.
+    """
+
     provider: ClassVar[str] = "openai"
     title: ClassVar[str] = "OpenAI"
     limits: ClassVar[Limits] = Limits(
@@ -76,15 +80,20 @@ class OpenAIAdapter(Adapter):
         max_file_bytes=200_000_000,
     )
     worst_case_hours: ClassVar[float] = 24.0
+    _upload_type: ClassVar[str] = "application/jsonl"
+    _accepts: str = "key"
 
     def __init__(self, settings: OpenAISettings) -> None:
         self._settings = settings
-        host = urlsplit(settings.base_url).hostname or ""
-        self._is_openai = host in _CONSOLE_HOSTS
-        self._http = HttpClient(
+        self._host = urlsplit(settings.base_url).hostname or ""
+        self._is_openai = self._host in _CONSOLE_HOSTS
+        self._http = self._client(settings)
+
+    def _client(self, settings: OpenAISettings) -> HttpClient:
+        return HttpClient(
             _checked_base_url(settings.base_url),
-            title=self.title if self._is_openai else f"The server at {host}",
-            headers=_headers_of(settings),
+            title=self.title if self._is_openai else f"The server at {self._host}",
+            headers=checked_headers(_headers_of(settings)),
             settings=settings.transport,
             secrets=(settings.api_key, *settings.headers.values()),
         )
@@ -95,8 +104,8 @@ class OpenAIAdapter(Adapter):
     ) -> File:
         fields = {"purpose": purpose}
         if expires_after is not None:
-            fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(expires_after)}
-        form = _UploadForm(stream, filename, fields)
+            fields |= self._expiry_fields(expires_after)
+        form = _UploadForm(stream, filename, fields, self._upload_type)
         call = Call(
             "POST",
             "/files",
@@ -122,8 +131,9 @@ class OpenAIAdapter(Adapter):
     @override
     def list_files(self, *, purpose: str | None = None, limit: int | None = None) -> Iterator[File]:
         params = {"purpose": purpose} if purpose else {}
-        for item in self._pages("/files", "list the files", params, page_size=_FILES_PER_PAGE, limit=limit):
-            yield _validated(File, {**item, "provider": self.provider}, "list the files", self._http.title)
+        pages = self._pages("/files", "list the files", params, page_size=self._files_page_size(), limit=limit)
+        for item in pages:
+            yield self._file_of(item, "list the files")
 
     @override
     def delete_file(self, file_id: str) -> None:
@@ -145,13 +155,14 @@ class OpenAIAdapter(Adapter):
     ) -> Batch:
         body: dict[str, JsonValue] = {
             "input_file_id": input_file_id,
-            "endpoint": endpoint,
+            "endpoint": self._spelled(endpoint),
             "completion_window": completion_window,
         }
         if metadata:
             body["metadata"] = dict(metadata)
         if output_expires_after is not None:
             body["output_expires_after"] = {"anchor": "created_at", "seconds": output_expires_after}
+        self._until_ready(input_file_id)
         call = Call("POST", "/batches", f"create a batch from {input_file_id}", json=body, repeat=False)
         try:
             return self._batch(self._http.send(call), call)
@@ -207,23 +218,39 @@ class OpenAIAdapter(Adapter):
     def ping(self) -> str:
         batches = list(self.list_batches(limit=1))
         found = f"the newest batch is {batches[0].id} ({batches[0].status})" if batches else "it has no batches yet"
-        return f"{self._http.title} accepts the key, and {found}."
+        return f"{self._http.title} accepts the {self._accepts}, and {found}."
 
     @override
     def close(self) -> None:
         self._http.close()
 
+    def _expiry_fields(self, seconds: int) -> dict[str, str]:
+        """How an upload names its expiry."""
+        return {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(seconds)}
+
+    def _files_page_size(self) -> int | None:
+        """How many files to ask for at a time; ``None`` where that cannot be asked."""
+        return _FILES_PER_PAGE
+
+    def _until_ready(self, input_file_id: str) -> None:
+        """Wait until a batch can be made of a file, where that takes a while."""
+
+    def _spelled(self, endpoint: str) -> str:
+        """What a batch's ``endpoint`` is called on the wire."""
+        return endpoint
+
     def _pages(
-        self, path: str, action: str, params: Mapping[str, str], *, page_size: int, limit: int | None
+        self, path: str, action: str, params: Mapping[str, str], *, page_size: int | None, limit: int | None
     ) -> Iterator[dict[str, JsonValue]]:
         """Every item of a listing, page by page; a page that brings nothing new ends it."""
         remaining = limit
         cursor = dict(params)
         while remaining is None or remaining > 0:
-            size = page_size if remaining is None else min(page_size, remaining)
-            call = Call("GET", path, action, params={**cursor, "limit": str(size)})
+            size = page_size if page_size is None or remaining is None else min(page_size, remaining)
+            asked = {} if size is None else {"limit": str(size)}
+            call = Call("GET", path, action, params={**cursor, **asked})
             page = _json_object(self._http.send(call), action, self._http.title)
-            data = page.get("data")
+            data = page.get("data", page.get("value"))  # Azure's older versions say value
             items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
             yield from items if remaining is None else items[:remaining]
             remaining = None if remaining is None else remaining - len(items)
@@ -233,8 +260,10 @@ class OpenAIAdapter(Adapter):
             cursor["after"] = last_id
 
     def _file(self, body: bytes, call: Call) -> File:
-        content = _json_object(body, call.action, self._http.title)
-        return _validated(File, {**content, "provider": self.provider}, call.action, self._http.title)
+        return self._file_of(_json_object(body, call.action, self._http.title), call.action)
+
+    def _file_of(self, content: dict[str, JsonValue], action: str) -> File:
+        return _validated(File, {**content, "provider": self.provider}, action, self._http.title)
 
     def _batch(self, body: bytes, call: Call) -> Batch:
         return self._batch_of(_json_object(body, call.action, self._http.title), call.action)
@@ -257,7 +286,7 @@ class OpenAIAdapter(Adapter):
 class _UploadForm:
     """A file as multipart/form-data (RFC 7578), made while it is sent: httpx's own reads a stream from its start."""
 
-    def __init__(self, stream: BinaryIO, filename: str, fields: Mapping[str, str]) -> None:
+    def __init__(self, stream: BinaryIO, filename: str, fields: Mapping[str, str], content_type: str) -> None:
         self._stream = stream
         boundary = secrets.token_hex(16)
         name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
@@ -266,7 +295,7 @@ class _UploadForm:
         ]
         parts.append(
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
-            "Content-Type: application/jsonl\r\n\r\n"
+            f"Content-Type: {content_type}\r\n\r\n"
         )
         self._head = "".join(parts).encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
@@ -312,7 +341,14 @@ def _headers_of(settings: OpenAISettings) -> dict[str, str]:
         "OpenAI-Project": settings.project,
         "Authorization": f"Bearer {settings.api_key}",
     }
-    headers = {**{name: value for name, value in named.items() if value}, **settings.headers}
+    return {**{name: value for name, value in named.items() if value}, **settings.headers}
+
+
+def checked_headers(headers: dict[str, str]) -> dict[str, str]:
+    """The same headers.
+
+    :raises ConnectionSettingsError: One cannot be sent; the message names it and does not quote it.
+    """
     for name, value in headers.items():
         # Checked here, since the transport's own complaint would quote the value, which may be the key.
         if not (value.isascii() and value.isprintable() and name.isascii() and name.isprintable()):

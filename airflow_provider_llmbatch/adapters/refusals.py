@@ -1,7 +1,8 @@
 """What a provider's refusal means: from an HTTP answer to the error that tells its reader what to do next.
 
-The status decides, unless a code inside the body says that the money ran out. Bodies have OpenAI's shape, ``{"error":
-{"message", "type", "param", "code"}}``, or none at all when a gateway answered.
+The status decides, unless the body says that money, storage or the queue is used up. Bodies have OpenAI's shape,
+``{"error": {"message", "type", "param", "code"}}``, Azure's, with ``details`` and ``innererror`` instead, or none at
+all when a gateway answered.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.adapters.backpressure import QueueNumbers, queue_full, says_queue_is_full
 from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
     ConnectionSettingsError,
@@ -26,9 +28,13 @@ from airflow_provider_llmbatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _OUT_OF_MONEY: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+FILES_QUOTA: Final = "quotaExceeded"
+"""Azure's code for a resource that may hold no more files (400)."""
+
+_DETAILS_SHOWN: Final = 3
 _LONGEST_QUOTE: Final = 500  # characters of a provider's words in a message of ours
 
 
@@ -39,6 +45,7 @@ class Answer:
     :param retry_after: Seconds, if the provider named any.
     :param is_page: Whether the body is HTML, which no provider's API sends.
     :param location: Where a redirect points.
+    :param queue: What the headers say about the queue.
     """
 
     status_code: int
@@ -47,6 +54,7 @@ class Answer:
     retry_after: float | None = None
     is_page: bool = False
     location: str | None = None
+    queue: QueueNumbers = field(default_factory=QueueNumbers)
 
 
 def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str], str]) -> LLMBatchError:
@@ -69,8 +77,17 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
             request_id=answer.request_id,
             retry_after=answer.retry_after,
         )
-    if code in _OUT_OF_MONEY or status == 402:
-        return _out_of_money(answer, asked, code)
+    if status < 500 and says_queue_is_full(code, message, answer.body.decode("utf-8", "replace")):
+        return queue_full(
+            asked,
+            message=message,
+            numbers=answer.queue,
+            status_code=status,
+            request_id=answer.request_id,
+            retry_after=answer.retry_after,
+        )
+    if code in _OUT_OF_MONEY or code == FILES_QUOTA or status == 402:
+        return _used_up(answer, asked, code)
     if status == 429:
         return _too_many(answer, asked, code)
     if status >= 500 or status in (408, 425):
@@ -85,10 +102,13 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
     return kind(f"{asked} Nothing was billed. {advice}", status_code=status, code=code, request_id=answer.request_id)
 
 
-def _out_of_money(answer: Answer, asked: str, code: str | None) -> LLMBatchError:
+def _used_up(answer: Answer, asked: str, code: str | None) -> LLMBatchError:
+    what = "The account is out of money or over its budget"
+    advice = "mend the provider's billing"
+    if code == FILES_QUOTA:
+        what, advice = "The resource may hold no more of these", "delete some"
     return QuotaExceededError(
-        f"{asked} The account is out of money or over its budget. Nothing was billed. A retry would be refused "
-        "again: mend the provider's billing.",
+        f"{asked} {what}. Nothing was billed. A retry would be refused again: {advice}.",
         status_code=answer.status_code,
         code=code,
         request_id=answer.request_id,
@@ -115,7 +135,7 @@ _REFUSALS: Final[dict[int, tuple[type[LLMBatchError], str]]] = {
     401: (AccessRefusedError, "A retry would be refused again: mend the key in the connection."),
     403: (
         AccessRefusedError,
-        "A retry would be refused again: the key lacks the right, or the network is not allowed.",
+        "A retry would be refused again: the key or identity lacks the right, or the network is not allowed.",
     ),
     404: (
         NotFoundError,
@@ -123,6 +143,10 @@ _REFUSALS: Final[dict[int, tuple[type[LLMBatchError], str]]] = {
     ),
     407: (ConnectionSettingsError, "A retry would be refused again: mend user and password of the connection's proxy."),
     413: (RequestRefusedError, "A retry would be refused again: split the input."),
+    431: (
+        ConnectionSettingsError,
+        "A retry would be refused again: the connection's own headers are too many or large.",
+    ),
 }
 
 
@@ -142,8 +166,17 @@ def _reason(answer: Answer, redacted: Callable[[str], str]) -> tuple[str | None,
     if not isinstance(error, dict):
         return None, quoted(error) if error else None
     code = error.get("code") or error.get("type")
-    message = error.get("message") or error.get("detail")
+    message = " ".join(_words(error))
     return (quoted(code) if code else None), (quoted(message) if message else None)
+
+
+def _words(error: dict[str, object]) -> Iterator[str]:
+    """The message, and behind it those of Azure's ``details``, which alone may tell what is wrong."""
+    details = error.get("details")
+    inner = [each.get("message") for each in details if isinstance(each, dict)] if isinstance(details, list) else []
+    for message in (error.get("message") or error.get("detail"), *inner[:_DETAILS_SHOWN]):
+        if message:
+            yield str(message)
 
 
 def retry_after_of(headers: Mapping[str, str]) -> float | None:

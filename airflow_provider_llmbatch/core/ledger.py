@@ -63,6 +63,8 @@ class BatchRecord(_Record):
         batch came of it. ``created``: ``batch_id`` is set.
     :param intended_at: When the intent was written, in seconds since 1970.
     :param max_tries: Of the task instance; a clear changes it, a retry does not.
+    :param queued_since: When the provider's queue was first found full, in seconds since 1970.
+    :param queue_refusals: How often it was, since then.
     """
 
     number: int
@@ -72,6 +74,8 @@ class BatchRecord(_Record):
     intended_at: float
     max_tries: int
     batch_id: str | None = None
+    queued_since: float | None = None
+    queue_refusals: int | None = None
 
     @model_validator(mode="after")
     def _created_has_a_batch(self) -> Self:

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.core.backoff import queue_refusal_of
 from airflow_provider_llmbatch.core.ledger import BatchRecord
 from airflow_provider_llmbatch.errors import (
     BatchInputError,
@@ -68,11 +69,13 @@ class Attempt:
 
     :param max_tries: Of the task instance; differs from the ledger's if a person cleared the task.
     :param was_cleared: Whether a person cleared the task at some time, for a ledger that forgets.
+    :param resumed: Whether this try submitted before, in a process that has ended.
     """
 
     try_number: int
     max_tries: int
     was_cleared: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,9 @@ def submit_batch(
 ) -> Batch:
     """Create a batch once, or return the one that an earlier try created.
 
+    One that the provider failed for a full queue is none: it takes its number, and the next one is created.
+
+    :raises EnqueuedTokenLimitError: The queue is full, and no batch was created; wait, then call again.
     :raises LLMBatchError: No batch was created, except for ``LostAnswerError`` (and ``UnavailableError`` while
         looking), after which a retry looks again before it creates anything.
     """
@@ -154,6 +160,8 @@ class _Submission:
 
     def batch(self) -> Batch:
         earlier = self.ledger.read()
+        if earlier is not None and earlier.max_tries != self.attempt.max_tries:
+            earlier = earlier.model_copy(update={"queued_since": None, "queue_refusals": None})  # a clear waits anew
         if earlier is not None and earlier.input_file_id != self.job.input_file_id:
             self.log.info(
                 f"The batch of an earlier try was made from {earlier.input_file_id}: the input is another one now"
@@ -161,21 +169,25 @@ class _Submission:
             return self._create(self._intent(number=1), in_doubt=False)
         if earlier is None:
             # Without a record that outlives the process, nobody knows what an earlier try did.
-            forgotten = not self.ledger.durable and self.attempt.try_number > 1
+            forgotten = not self.ledger.durable and (self.attempt.try_number > 1 or self.attempt.resumed)
             return self._create_or_adopt() if forgotten else self._create(self._intent(number=1), in_doubt=False)
         if earlier.batch_id is None:
             return self._create(earlier, in_doubt=earlier.state == "intended")
         recorded = self._recorded(earlier, earlier.batch_id)
-        return recorded or self._create(self._intent(earlier.number + 1), in_doubt=False)
+        return recorded or self._create(self._intent(earlier.number + 1, earlier), in_doubt=False)
 
     def _create_or_adopt(self) -> Batch:
         """The first of our submissions that is still of use, found by looking, since no record tells of them."""
         number = 1
         while True:
             record = self._intent(number)
-            found = self._look(record, since=0.0)
+            # A process that ended by pausing knew how its submission was answered, so one look will do.
+            found = self._oldest_listed(record, 0.0) if self.attempt.resumed else self._look(record, since=0.0)
             if found is None:
                 return self._create(record, in_doubt=False)
+            if self._met_full_queue(found):
+                number += 1
+                continue
             if not (self.attempt.was_cleared and _ended_badly(found)):
                 return self._keep(record, found)
             self.log.info(f"{found.id} of a cleared try is {found.status}: looking for a later one")
@@ -191,6 +203,8 @@ class _Submission:
                 raise
             self.log.info(f"{batch_id} of the cleared try is gone at the provider: creating another batch")
             return None
+        if self._met_full_queue(batch):
+            return None
         if cleared and _ended_badly(batch):
             self.log.info(f"{batch_id} of the cleared try is {batch.status}: creating another batch")
             return None
@@ -199,7 +213,13 @@ class _Submission:
         self.log.info(f"{batch_id} was created by an earlier try: waiting for it, nothing is paid again")
         return batch
 
-    def _intent(self, number: int) -> BatchRecord:
+    def _met_full_queue(self, batch: Batch) -> bool:
+        if queue_refusal_of(batch, title=self.adapter.title) is None:
+            return False
+        self.log.info(f"{batch.id} met a full queue and never ran: submitting {self.job.input_file_id} again")
+        return True
+
+    def _intent(self, number: int, earlier: BatchRecord | None = None) -> BatchRecord:
         return BatchRecord(
             number=number,
             key=self.slot.key("batch", str(number), self.job.input_file_id),
@@ -207,6 +227,8 @@ class _Submission:
             state="intended",
             intended_at=self.timing.clock(),
             max_tries=self.attempt.max_tries,
+            queued_since=earlier.queued_since if earlier else None,
+            queue_refusals=earlier.queue_refusals if earlier else None,
         )
 
     def _create(self, record: BatchRecord, *, in_doubt: bool) -> Batch:
@@ -313,7 +335,11 @@ class _Submission:
         if key is not None:
             return key == record.key
         # A provider may lose metadata; then the input file tells, unless the batch is older than our intent.
-        return (batch.created_at or 0) >= since and batch.input_file_id == record.input_file_id
+        return (
+            (batch.created_at or 0) >= since
+            and batch.input_file_id == record.input_file_id
+            and queue_refusal_of(batch, title=self.adapter.title) is None  # an earlier submission, which never ran
+        )
 
     def _recent(self, since: float) -> Iterator[Batch]:
         """Listed batches, until far enough in the past, or until the list repeats itself."""

@@ -40,6 +40,7 @@ class AdapterFactory(Protocol):
 
 
 ADAPTERS: Final[Mapping[str, str]] = {
+    "llmbatch_azure": "airflow_provider_llmbatch.hooks.azure:azure_adapter",
     "llmbatch_openai": "airflow_provider_llmbatch.hooks.connections:openai_adapter",
     "openai": "airflow_provider_llmbatch.hooks.connections:well_known_openai_adapter",
 }

@@ -7,23 +7,18 @@ Test button.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from airflow_provider_llmbatch.adapters.openai import DEFAULT_BASE_URL, OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.errors import ConnectionSettingsError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
-from airflow_provider_llmbatch.hooks.settings import CommonExtra, extra_of
+from airflow_provider_llmbatch.hooks.settings import CommonExtra, ConsoleUrl, Headers, base_url_of, extra_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
-
-
-def _json_object(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
 
 
 class OpenAIExtra(CommonExtra):
@@ -37,8 +32,8 @@ class OpenAIExtra(CommonExtra):
 
     organization: str | None = None
     project: str | None = None
-    headers: Annotated[dict[str, str], BeforeValidator(_json_object)] = Field(default_factory=dict)
-    console_url: str | None = Field(default=None, pattern=r"^https?://.*\{batch_id\}")
+    headers: Headers = Field(default_factory=dict)
+    console_url: ConsoleUrl | None = None
 
 
 class OpenAIClientKwargs(BaseModel):
@@ -78,7 +73,7 @@ def openai_adapter(connection: Connection, *, looking: bool = False) -> OpenAIAd
     return OpenAIAdapter(
         OpenAISettings(
             api_key=_api_key(connection, None),
-            base_url=_base_url(connection) or DEFAULT_BASE_URL,
+            base_url=base_url_of(connection) or DEFAULT_BASE_URL,
             organization=extra.organization,
             project=extra.project,
             headers=extra.headers,
@@ -109,7 +104,7 @@ def well_known_openai_adapter(connection: Connection, *, looking: bool = False) 
     return OpenAIAdapter(
         OpenAISettings(
             api_key=_api_key(connection, given.api_key),
-            base_url=given.base_url or _base_url(connection) or DEFAULT_BASE_URL,
+            base_url=given.base_url or base_url_of(connection) or DEFAULT_BASE_URL,
             organization=given.organization,
             project=given.project,
             headers=given.default_headers or {},
@@ -126,16 +121,6 @@ def _api_key(connection: Connection, given: str | None) -> str:
         f"The connection {connection.conn_id!r} has no API key (its field password). Nothing was sent. A server "
         "that needs no key takes any text there."
     )
-
-
-def _base_url(connection: Connection) -> str | None:
-    """The host field as a URL. Airflow splits a connection that is given as a URI into scheme, host and port."""
-    host = (connection.host or "").strip().rstrip("/")
-    if not host or "://" in host:
-        return host or None
-    port = f":{connection.port}" if connection.port else ""
-    path = f"/{connection.schema.strip('/')}" if connection.schema else ""
-    return f"https://{host}{port}{path}"
 
 
 class LLMBatchOpenAIHook(LLMBatchHook):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from airflow_provider_llmbatch.adapters.http import TransportSettings
 from airflow_provider_llmbatch.errors import ConnectionSettingsError
@@ -55,6 +55,16 @@ class CommonExtra(BaseModel):
         )
 
 
+def _json_object(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+Headers = Annotated[dict[str, str], BeforeValidator(_json_object)]
+"""Headers to send with each call; a text that holds a JSON object will do."""
+
+ConsoleUrl = Annotated[str, Field(pattern=r"^https?://.*\{batch_id\}")]
+"""Where people look at a batch, ``{batch_id}`` in it."""
+
 ExtraT = TypeVar("ExtraT", bound=CommonExtra)
 
 
@@ -77,3 +87,13 @@ def extra_of(connection: Connection, kind: type[ExtraT]) -> ExtraT:
         f"The extra of the connection {connection.conn_id!r} cannot be used ({problems}). Nothing was sent. Mend it "
         "under Admin, Connections."
     )
+
+
+def base_url_of(connection: Connection) -> str | None:
+    """The host field as a URL. Airflow splits a connection that is given as a URI into scheme, host and port."""
+    host = (connection.host or "").strip().rstrip("/")
+    if not host or "://" in host:
+        return host or None
+    port = f":{connection.port}" if connection.port else ""
+    path = f"/{connection.schema.strip('/')}" if connection.schema else ""
+    return f"https://{host}{port}{path}"

@@ -5,6 +5,8 @@ The last one is at home in ``operators.results``.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,13 +15,15 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException
 from typing_extensions import override
 
+from airflow_provider_llmbatch.core.backoff import Queueing, queue_refusal_of
 from airflow_provider_llmbatch.core.ledger import BatchRecord
 from airflow_provider_llmbatch.core.polling import Done, GiveUp, PollPolicy
 from airflow_provider_llmbatch.core.submit import BatchJob, submit_batch
 from airflow_provider_llmbatch.core.verdict import error_of_deadline, moment
-from airflow_provider_llmbatch.errors import BatchInputError
+from airflow_provider_llmbatch.errors import BatchInputError, EnqueuedTokenLimitError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
+from airflow_provider_llmbatch.operators.queue import after_refusal, sleep_until
 from airflow_provider_llmbatch.operators.results import LLMBatchDownloadResultsOperator
 from airflow_provider_llmbatch.operators.task import airflow_verdict, attempt_of, ledger_of, slot_of
 from airflow_provider_llmbatch.operators.wait import (
@@ -35,14 +39,15 @@ from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from datetime import timedelta
 
     from airflow.sdk import BaseOperatorLink, Context
     from pydantic import JsonValue
 
+    from airflow_provider_llmbatch.core.ledger import Ledger
     from airflow_provider_llmbatch.core.polling import Verdict
     from airflow_provider_llmbatch.models import Batch
     from airflow_provider_llmbatch.triggers.batch import BatchEvent
+    from airflow_provider_llmbatch.triggers.queue import QueueEvent
 
 __all__ = [
     "LLMBatchCancelBatchOperator",
@@ -61,6 +66,10 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     ``error_file_id`` (null when absent), also when the task fails. Outages are borne up to the deadline. A batch that
     failed, expired or was cancelled fails the task, without a retry, with the provider's reasons.
 
+    A full queue (more tokens queued for a model than the account may queue) is waited out, whether the provider refuses
+    to create the batch or fails it for that: after a minute, then twice as long each time up to half an hour, the same
+    file is submitted again. Nothing is billed by that. ``EnqueuedTokenLimitError`` is raised at ``queue_deadline``.
+
     :param input_file_id: The uploaded input. (templated)
     :param endpoint: What all its lines ask for. (templated)
     :param completion_window: ``24h`` is the only one at OpenAI.
@@ -70,6 +79,8 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
     :param deadline: How long after its creation the batch may end; by default the provider's worst case and an hour
         (OpenAI: 25 h).
+    :param queue_deadline: How long after the first refusal to go on submitting while the queue is full; zero does not
+        wait.
     :param cancel_on_deadline: Whether a batch that has not ended by then is cancelled.
     :param cancel_on_kill: Whether the batch is cancelled when a person marks the waiting task, or its run, as failed or
         success, or deletes its DAG. A clear, a restart or a shutdown cancels nothing. In the triggerer from Airflow 3.3
@@ -97,6 +108,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         wait: bool = True,
         deferrable: bool | None = None,
         deadline: timedelta | None = None,
+        queue_deadline: timedelta = timedelta(hours=24),
         cancel_on_deadline: bool = True,
         cancel_on_kill: bool = True,
         min_poll_interval: float = 10,
@@ -116,6 +128,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
             conf.getboolean("operators", "default_deferrable", fallback=False) if deferrable is None else deferrable
         )
         self.deadline = deadline
+        self.queue_deadline = queue_deadline
         self.cancel_on_deadline = cancel_on_deadline
         self.cancel_on_kill = cancel_on_kill
         self.min_poll_interval = min_poll_interval
@@ -125,55 +138,85 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     @override
     def execute(self, context: Context) -> str:
         hook = LLMBatchHook(self.llmbatch_conn_id)
-        kill = self._kill = SimpleQueue()
+        self._kill = SimpleQueue()
         with airflow_verdict():
             if not self.input_file_id:
                 raise BatchInputError("The input_file_id is empty. Nothing was created or billed.")
-            batch = submit_batch(
-                hook.adapter,
-                ledger_of(context, "llmbatch_batch", BatchRecord),
-                slot_of(context),
-                BatchJob(
-                    self.input_file_id,
-                    self.endpoint,
-                    self.completion_window,
-                    self.metadata or {},
-                    self.output_expires_after,
-                ),
-                attempt=attempt_of(context),
-                timing=hook.timing,
-                log=self.log,
-            )
-            context["ti"].xcom_push(key="batch_id", value=batch.id)
-            url = hook.adapter.console_url(batch.id)
-            LLMBatchConsoleLink().push(context, url)
-            if url:
-                self.log.info(f"Console: {url}")
-            if batch.is_terminal:
-                return ended(context, batch, title=hook.adapter.title, log=self.log)
-            if not self.wait:
-                return batch.id
-            policy = policy_of(
-                batch,
-                hook.adapter,
-                deadline=self.deadline,
-                min_poll_interval=self.min_poll_interval,
-                max_poll_interval=self.max_poll_interval,
-            )
-            self.log.info(
-                f"Waiting at most until {moment(policy.deadline)}; polling every {self.min_poll_interval:g} s at first"
-            )
-            if self.deferrable:
-                self._defer(batch, policy)
-            verdict = wait_on_worker(hook.adapter, batch.id, policy, kill, self.log)
-            return self._conclude(context, hook, batch.id, verdict, policy.deadline)
+            return self._run(context, hook)
+
+    def _run(self, context: Context, hook: LLMBatchHook, queueing: Queueing | None = None) -> str:
+        """Submit and wait, and again while the provider's queue is full.
+
+        :param queueing: How long it has been full.
+        """
+        ledger = ledger_of(context, "llmbatch_batch", BatchRecord)
+        while True:
+            try:
+                batch = self._submit(context, hook, ledger, resumed=queueing is not None)
+                return self._wait(context, hook, batch, queueing)
+            except EnqueuedTokenLimitError as error:
+                queueing = self._wait_for_room(error, ledger, queueing)
+
+    def _submit(self, context: Context, hook: LLMBatchHook, ledger: Ledger[BatchRecord], *, resumed: bool) -> Batch:
+        batch = submit_batch(
+            hook.adapter,
+            ledger,
+            slot_of(context),
+            BatchJob(
+                self.input_file_id,
+                self.endpoint,
+                self.completion_window,
+                self.metadata or {},
+                self.output_expires_after,
+            ),
+            attempt=replace(attempt_of(context), resumed=resumed),
+            timing=hook.timing,
+            log=self.log,
+        )
+        context["ti"].xcom_push(key="batch_id", value=batch.id)
+        url = hook.adapter.console_url(batch.id)
+        LLMBatchConsoleLink().push(context, url)
+        if url:
+            self.log.info(f"Console: {url}")
+        return batch
+
+    def _wait(self, context: Context, hook: LLMBatchHook, batch: Batch, queueing: Queueing | None) -> str:
+        if batch.is_terminal:
+            return self._ended(context, hook, batch)
+        if not self.wait:
+            return batch.id
+        policy = policy_of(
+            batch,
+            hook.adapter,
+            deadline=self.deadline,
+            min_poll_interval=self.min_poll_interval,
+            max_poll_interval=self.max_poll_interval,
+        )
+        self.log.info(
+            f"Waiting at most until {moment(policy.deadline)}; polling every {self.min_poll_interval:g} s at first"
+        )
+        if self.deferrable:
+            self._defer(batch, policy, queueing)
+        verdict = wait_on_worker(hook.adapter, batch.id, policy, self._kill or SimpleQueue(), self.log)
+        return self._conclude(context, hook, batch.id, verdict, policy.deadline)
+
+    def _wait_for_room(
+        self, error: EnqueuedTokenLimitError, ledger: Ledger[BatchRecord], queueing: Queueing | None
+    ) -> Queueing:
+        counted, again = after_refusal(error, ledger, queueing, allowed=self.queue_deadline, log=self.log)
+        if self.deferrable:
+            from airflow_provider_llmbatch.triggers.queue import LLMBatchQueueTrigger  # noqa: PLC0415 - as below
+
+            self.defer(trigger=LLMBatchQueueTrigger(again, counted.since, counted.refusals), method_name="resubmit")
+        sleep_until(again, self._kill or SimpleQueue())
+        return counted
 
     @override
     def on_kill(self) -> None:
         if self._kill is not None:
             self._kill.put(None)  # and nothing else, in a signal handler: the waiting loop wakes, and decides
 
-    def _defer(self, batch: Batch, policy: PollPolicy) -> NoReturn:
+    def _defer(self, batch: Batch, policy: PollPolicy, queueing: Queueing | None) -> NoReturn:
         from airflow_provider_llmbatch.triggers.batch import LLMBatchTrigger  # noqa: PLC0415 - no DAG file needs it
 
         self.defer(
@@ -186,28 +229,53 @@ class LLMBatchCreateBatchOperator(BaseOperator):
                 cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
+            kwargs={"queued": [queueing.since, queueing.refusals]} if queueing else None,
         )
 
-    def execute_complete(self, context: Context, event: BatchEvent) -> str:
-        """Go on after the trigger fired; its event is a hint, and the batch itself is read again."""
+    def execute_complete(self, context: Context, event: BatchEvent, queued: tuple[float, int] | None = None) -> str:
+        """Go on after the trigger fired; its event is a hint, and the batch itself is read again.
+
+        :param queued: Since when the queue was full before this batch was created, and how often it was.
+        """
         hook = LLMBatchHook(self.llmbatch_conn_id)
+        queueing = Queueing(*queued) if queued else None
         with airflow_verdict():
-            batch_id = event["batch_id"]
-            if event["status"] == "given_up":
-                raise given_up(batch_id, event["error"])
-            batch = hook.retrieve_batch(batch_id)
-            if batch.is_terminal:
-                return ended(context, batch, title=hook.adapter.title, log=self.log)
-            if event["status"] == "out_of_time":
-                return self._out_of_time(context, hook, batch_id, event["deadline"])
-            self.log.info(f"The trigger saw {batch_id} end, but it is {batch.status}: waiting on")
-            return self._defer(batch, PollPolicy(event["deadline"], self.min_poll_interval, self.max_poll_interval))
+            try:
+                return self._woken(context, hook, event, queueing)
+            except EnqueuedTokenLimitError as error:
+                ledger = ledger_of(context, "llmbatch_batch", BatchRecord)
+                queueing = self._wait_for_room(error, ledger, queueing)
+            return self._run(context, hook, queueing)
+
+    def resubmit(self, context: Context, event: QueueEvent) -> str:
+        """Go on after the pause for a full queue."""
+        with airflow_verdict():
+            queueing = Queueing(event["queued_since"], event["refusals"])
+            return self._run(context, LLMBatchHook(self.llmbatch_conn_id), queueing)
+
+    def _woken(self, context: Context, hook: LLMBatchHook, event: BatchEvent, queueing: Queueing | None) -> str:
+        batch_id = event["batch_id"]
+        if event["status"] == "given_up":
+            raise given_up(batch_id, event["error"])
+        batch = hook.retrieve_batch(batch_id)
+        if batch.is_terminal:
+            return self._ended(context, hook, batch)
+        if event["status"] == "out_of_time":
+            return self._out_of_time(context, hook, batch_id, event["deadline"])
+        self.log.info(f"The trigger saw {batch_id} end, but it is {batch.status}: waiting on")
+        policy = PollPolicy(event["deadline"], self.min_poll_interval, self.max_poll_interval)
+        return self._defer(batch, policy, queueing)
+
+    def _ended(self, context: Context, hook: LLMBatchHook, batch: Batch) -> str:
+        if refusal := queue_refusal_of(batch, title=hook.adapter.title):
+            raise refusal
+        return ended(context, batch, title=hook.adapter.title, log=self.log)
 
     def _conclude(
         self, context: Context, hook: LLMBatchHook, batch_id: str, verdict: Verdict | Killed, deadline: float
     ) -> str:
         if isinstance(verdict, Done):
-            return ended(context, verdict.batch, title=hook.adapter.title, log=self.log)
+            return self._ended(context, hook, verdict.batch)
         if isinstance(verdict, GiveUp):
             raise given_up(batch_id, str(verdict.error)) from verdict.error
         if isinstance(verdict, Killed):
@@ -222,7 +290,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     def _out_of_time(self, context: Context, hook: LLMBatchHook, batch_id: str, deadline: float) -> str:
         batch = hook.cancel_batch(batch_id) if self.cancel_on_deadline else hook.retrieve_batch(batch_id)
         if batch.is_terminal and batch.status != "cancelled":
-            return ended(context, batch, title=hook.adapter.title, log=self.log)  # it ended in the last moment
+            return self._ended(context, hook, batch)  # in the last moment
         raise error_of_deadline(batch, deadline, cancelled=self.cancel_on_deadline)
 
 

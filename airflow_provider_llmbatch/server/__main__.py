@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
@@ -15,6 +16,10 @@ import uvicorn
 from typing_extensions import override
 
 from airflow_provider_llmbatch.server.app import create_app
+from airflow_provider_llmbatch.server.azure import AzureFace
+from airflow_provider_llmbatch.server.azure_limits import Intake, TokenQueue
+from airflow_provider_llmbatch.server.dialect import AZURE, OPENAI, Dialect
+from airflow_provider_llmbatch.server.engines.deployments import Deployments
 from airflow_provider_llmbatch.server.engines.echo import EchoEngine
 from airflow_provider_llmbatch.server.engines.http import DEFAULT_TIMEOUT, EngineAddressError, HttpEngine, Patience
 from airflow_provider_llmbatch.server.engines.local import PARALLEL_REQUESTS, LocalEngine, MissingPackageError
@@ -68,6 +73,8 @@ def _serve(options: argparse.Namespace) -> int:
     except OSError as error:
         listener.close()
         raise _CannotStartError(f"The data folder {options.data} cannot be used ({error.strerror}).") from error
+    dialect = _dialect(options)
+    engine = engine if options.face == "openai" else Deployments(engine)
     app: ASGIApp = create_app(
         store,
         FaultyEngine(engine, faults) if faults else engine,
@@ -75,11 +82,17 @@ def _serve(options: argparse.Namespace) -> int:
         concurrency=_concurrency(options),
         completion_window=options.completion_window_seconds,
         max_upload_bytes=options.max_upload_bytes,
+        dialect=dialect,
     )
+    if options.face == "azure":
+        intake = Intake(options.azure_file_seconds, faults)
+        queue = TokenQueue(store, options.azure_token_limit) if options.azure_token_limit else None
+        app = AzureFace(app, store, dialect, api_key=api_key, intake=intake, queue=queue)
     if faults:
         print(f"FOR TESTS ONLY: this server breaks things, as {options.faults} says.", file=sys.stderr)  # noqa: T201
         app = FaultyApp(app, faults, store)
     server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
+    server.base_path = "/v1" if options.face == "openai" else "/openai/v1"
     signal.signal(signal.SIGTERM, _exit)  # uvicorn raises the signal again once it has stopped
     try:
         server.run(sockets=[listener])
@@ -91,19 +104,21 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 class _Server(uvicorn.Server):
+    base_path = "/v1"
+
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             host, port, *_ = sockets[0].getsockname()
             shown = f"[{host}]" if ":" in host else host
-            print(f"Listening on http://{shown}:{port}/v1", flush=True)  # noqa: T201 - what starts it waits for this line
+            print(f"Listening on http://{shown}:{port}{self.base_path}", flush=True)  # noqa: T201 - what starts it waits for this line
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llmbatch-server",
-        description="OpenAI's files and batches in front of an engine.",
+        description="OpenAI's files and batches, or Azure OpenAI's, in front of an engine.",
         epilog="Example: llmbatch-server --engine http://127.0.0.1:8000/v1 --data ./batches",
     )
     parser.add_argument(
@@ -151,8 +166,40 @@ def _parser() -> argparse.ArgumentParser:
         default=86_400.0,
         help="until what was not begun of a batch expires (default: %(default)g)",
     )
+    _add_faces(parser)
     parser.add_argument("--faults", type=Path, metavar="FILE", help="for tests only: break things as this file says")
     return parser
+
+
+def _add_faces(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--face", choices=("openai", "azure"), default="openai", help="whose API to speak (default: %(default)s)"
+    )
+    azure = parser.add_argument_group("with --face azure")
+    azure.add_argument(
+        "--azure-file-seconds",
+        type=float,
+        default=0.5,
+        help="how long an input file is pending before it is processed (default: %(default)g)",
+    )
+    azure.add_argument(
+        "--azure-file-quota",
+        type=_positive(int),
+        default=AZURE.files_staying,
+        help="input files without an expiry that there may be (default: %(default)s)",
+    )
+    azure.add_argument(
+        "--azure-token-limit",
+        type=_positive(int),
+        help="tokens, a quarter of the bytes, in all batches that have not ended; a batch beyond it is refused "
+        "(default: without end)",
+    )
+
+
+def _dialect(options: argparse.Namespace) -> Dialect:
+    if options.face == "openai":
+        return OPENAI
+    return replace(AZURE, files_staying=options.azure_file_quota)
 
 
 def _engine_word(word: str) -> str:

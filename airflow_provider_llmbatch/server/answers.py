@@ -28,7 +28,7 @@ _OK: Final = range(200, 300)
 
 
 class _Line(msgspec.Struct, gc=False):
-    id: str
+    id: str | msgspec.UnsetType
     custom_id: str
     response: ResultResponse | None
     error: ResultError | None
@@ -73,9 +73,11 @@ class Answers:
 
     :param output: Where answers go.
     :param error: Where requests go that have none.
+    :param with_ids: Whether each line has an id of its own.
     """
 
-    def __init__(self, output: Path, error: Path) -> None:
+    def __init__(self, output: Path, error: Path, *, with_ids: bool = True) -> None:
+        self._with_ids = with_ids
         self._paths = (output, error)
         self.done: set[str] = set()
         self.completed = self.failed = 0
@@ -113,18 +115,21 @@ class Answers:
             body = msgspec.json.format(body, indent=-1)
         response = ResultResponse(status, secrets.token_hex(16), msgspec.Raw(body))
         if status in _OK:
-            self._write(self._output_file, _Line(_line_id(), custom_id, response, None))
+            self._write(self._output_file, _Line(self._line_id(), custom_id, response, None))
             self.completed += 1
             self._bill(usage)
         else:
-            self._write(self._error_file, _Line(_line_id(), custom_id, response, None))
+            self._write(self._error_file, _Line(self._line_id(), custom_id, response, None))
             self.failed += 1
         self.done.add(custom_id)
 
     def add_unexecuted(self, custom_id: str, error: ResultError) -> None:
         """Keep that a request was never run."""
-        self._write(self._error_file, _Line(_line_id(), custom_id, None, error))
+        self._write(self._error_file, _Line(self._line_id(), custom_id, None, error))
         self.done.add(custom_id)
+
+    def _line_id(self) -> str | msgspec.UnsetType:
+        return f"batch_req_{secrets.token_hex(12)}" if self._with_ids else msgspec.UNSET
 
     @staticmethod
     def _write(stream: RawIOBase, line: _Line) -> None:
@@ -160,10 +165,6 @@ class Answers:
 
 def _appended(path: Path) -> RawIOBase:
     return open(path, "ab", buffering=0, opener=open_private)
-
-
-def _line_id() -> str:
-    return f"batch_req_{secrets.token_hex(12)}"
 
 
 def _read(body: bytes | msgspec.Raw) -> tuple[bool, _Usage | None]:

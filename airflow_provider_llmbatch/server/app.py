@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from airflow_provider_llmbatch.server.batches import batch_routes
+from airflow_provider_llmbatch.server.dialect import OPENAI
 from airflow_provider_llmbatch.server.files import file_routes
 from airflow_provider_llmbatch.server.refusals import ApiError, add_error_bodies, error_response
 from airflow_provider_llmbatch.server.runner import Runner
-from airflow_provider_llmbatch.server.validation import MAX_REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from airflow_provider_llmbatch.server.dialect import Dialect
     from airflow_provider_llmbatch.server.engines.base import Engine
     from airflow_provider_llmbatch.server.store import Store
 
@@ -31,22 +32,20 @@ def create_app(
     concurrency: int,
     completion_window: float,
     max_upload_bytes: int,
-    max_requests: int = MAX_REQUESTS,
+    dialect: Dialect = OPENAI,
 ) -> FastAPI:
     """The server as an ASGI application; owns neither store nor engine but starts and stops the engine.
 
     :param concurrency: Requests at the engine at once, over all batches.
     :param completion_window: Seconds from a batch's creation until what was not begun of it expires.
     :param max_upload_bytes: Of one file.
-    :param max_requests: Of one batch; more make it fail with ``too_many_tasks``.
+    :param dialect: The rules that files and batches go by.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await engine.start()
-        runner = Runner(
-            store, engine, concurrency=concurrency, completion_window=completion_window, max_requests=max_requests
-        )
+        runner = Runner(store, engine, concurrency=concurrency, completion_window=completion_window, dialect=dialect)
         runner.resume()
         app.state.runner = runner
         yield
@@ -56,8 +55,8 @@ def create_app(
     app = FastAPI(title="llmbatch-server", lifespan=lifespan, openapi_url=None)
     app.add_middleware(_KeyRequired, api_key=api_key)
     add_error_bodies(app)
-    app.include_router(file_routes(store, max_upload_bytes=max_upload_bytes))
-    app.include_router(batch_routes(store))
+    app.include_router(file_routes(store, dialect, max_upload_bytes=max_upload_bytes))
+    app.include_router(batch_routes(store, dialect))
     return app
 
 

@@ -16,6 +16,7 @@ from airflow_provider_llmbatch.server.store import new_id
 
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.models import File
+    from airflow_provider_llmbatch.server.dialect import Dialect
     from airflow_provider_llmbatch.server.runner import Runner
     from airflow_provider_llmbatch.server.store import Store
 
@@ -43,7 +44,7 @@ class CreateBatch(BaseModel):
         return given
 
 
-def batch_routes(store: Store) -> APIRouter:
+def batch_routes(store: Store, dialect: Dialect) -> APIRouter:
     router = APIRouter(prefix="/v1/batches")
 
     def running(request: Request) -> Runner:
@@ -60,7 +61,7 @@ def batch_routes(store: Store) -> APIRouter:
     @router.post("")
     async def create_batch(wanted: CreateBatch, request: Request) -> dict[str, object]:
         runner = running(request)
-        batch = _created(wanted, store, window=int(runner.completion_window))
+        batch = _created(wanted, store, dialect, window=int(runner.completion_window))
         runner.begin(batch)
         return shown(batch)
 
@@ -88,8 +89,8 @@ def batch_routes(store: Store) -> APIRouter:
     return router
 
 
-def _created(wanted: CreateBatch, store: Store, *, window: int) -> Batch:
-    _check(wanted, store.file(wanted.input_file_id))
+def _created(wanted: CreateBatch, store: Store, dialect: Dialect, *, window: int) -> Batch:
+    _check(wanted, store.file(wanted.input_file_id), dialect)
     now = int(time.time())
     batch = Batch(
         id=new_id("batch_"),
@@ -107,7 +108,7 @@ def _created(wanted: CreateBatch, store: Store, *, window: int) -> Batch:
     return batch
 
 
-def _check(wanted: CreateBatch, file: File | None) -> None:
+def _check(wanted: CreateBatch, file: File | None, dialect: Dialect) -> None:
     if wanted.endpoint not in BATCH_ENDPOINTS:
         known = ", ".join(f"'{endpoint}'" for endpoint in sorted(BATCH_ENDPOINTS))
         raise ApiError(
@@ -121,6 +122,13 @@ def _check(wanted: CreateBatch, file: File | None) -> None:
         raise ApiError(400, f"Invalid 'metadata': at most 16 pairs, not {len(metadata)}.", param="metadata")
     if any(len(name) > 64 or len(value) > 512 for name, value in metadata.items()):
         raise ApiError(400, "Invalid 'metadata': names have at most 64 characters, values 512.", param="metadata")
+    if wanted.output_expires_after and wanted.output_expires_after.seconds < dialect.shortest_lifetime:
+        raise ApiError(
+            400,
+            f"Invalid 'output_expires_after.seconds': from {dialect.shortest_lifetime} to 2592000.",
+            code="invalid_value",
+            param="output_expires_after.seconds",
+        )
     if file is None:
         raise _no_input(wanted.input_file_id)
     if file.purpose != "batch":

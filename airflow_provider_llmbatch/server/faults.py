@@ -98,6 +98,14 @@ class TokenLimit(_Rule):
         )
 
 
+class BrokenFile(_Rule):
+    """An input file that Azure's face takes and then cannot read."""
+
+    fault: Literal["error"]
+    filename: re.Pattern[str] = re.compile("")
+    details: str = "The file cannot be read because the file of faults says so."
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -107,6 +115,7 @@ class _File(BaseModel):
     ] = ()
     requests: tuple[Annotated[StatusOfRequest | DelayOfRequest, Field(discriminator="fault")], ...] = ()
     batches: tuple[Annotated[Expire | TokenLimit, Field(discriminator="fault")], ...] = ()
+    files: tuple[BrokenFile, ...] = ()
 
 
 RuleT = TypeVar("RuleT", bound=_Rule)
@@ -144,6 +153,7 @@ class Faults:
             raise FaultsError("\n".join(_findings(error))) from None
         self.calls = [_Armed(rule, f"{file.seed} calls {i}") for i, rule in enumerate(file.calls)]
         self.requests = [_Armed(rule, f"{file.seed} requests {i}") for i, rule in enumerate(file.requests)]
+        self.files = [_Armed(rule, f"{file.seed} files {i}") for i, rule in enumerate(file.files)]
         self.batches = [_Armed(rule, f"{file.seed} batches {i}") for i, rule in enumerate(file.batches)]
 
     @classmethod

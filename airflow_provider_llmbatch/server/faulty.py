@@ -15,6 +15,7 @@ import msgspec
 from typing_extensions import override
 
 from airflow_provider_llmbatch.models import BatchError
+from airflow_provider_llmbatch.server.bodies import read, replayed
 from airflow_provider_llmbatch.server.engines.base import Answer, Engine, refusal
 from airflow_provider_llmbatch.server.faults import (
     Expire,
@@ -26,6 +27,7 @@ from airflow_provider_llmbatch.server.faults import (
     Truncate,
     first_striking,
 )
+from airflow_provider_llmbatch.server.validation import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.server.faults import Faults
     from airflow_provider_llmbatch.server.store import Store
 
+_CREATIONS: Final = {("POST", f"{prefix}/batches") for prefix in ("/v1", "/openai", "/openai/v1")}
 _TOKEN_LIMIT: Final = "token_limit_exceeded"  # noqa: S105 - OpenAI's code, no secret
 
 
@@ -115,29 +118,27 @@ class FaultyApp:
             await _break(receive, send, reset=False)
         else:
             if rule is not None:
-                receive = _replayed(await _read(receive), receive)  # read first: a client that leaves takes it along
+                receive = replayed(await read(receive), receive)  # read first: a client that leaves takes it along
                 await asyncio.sleep(rule.seconds)
             await self._unless_over_limit(scope, receive, send)
 
     async def _unless_over_limit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (scope["method"], scope["path"]) != ("POST", "/v1/batches"):
+        if (scope["method"], scope["path"]) not in _CREATIONS:
             await self._app(scope, receive, send)
             return
-        body = await _read(receive)
+        body = await read(receive)
         rule = first_striking(self._faults.batches, _refuses_creation)
         if isinstance(rule, TokenLimit):
             answer = refusal(rule.status, _TOKEN_LIMIT, rule.message(self._model(body)))
             await _send(send, answer.status_code, {"Content-Type": "application/json"}, answer.body)
             return
-        await self._app(scope, _replayed(body, receive), send)
+        await self._app(scope, replayed(body, receive), send)
 
     def _model(self, creation: bytes) -> str | None:
         """The model of the batch that a call would create: that of its first line, unless that is no line at all."""
-        with suppress(msgspec.MsgspecError, OSError):
+        with suppress(msgspec.MsgspecError):
             file = self._store.file(msgspec.json.decode(creation, type=_Creation).input_file_id)
-            if file is not None:
-                with self._store.content(file).open("rb") as stream:
-                    return msgspec.json.decode(stream.readline(), type=_FirstLine).body.model
+            return first_line(self._store.content(file)).body.model if file else None
         return None
 
 
@@ -145,20 +146,12 @@ class _Creation(msgspec.Struct):
     input_file_id: str
 
 
-class _Body(msgspec.Struct):
-    model: str | None = None
-
-
-class _FirstLine(msgspec.Struct):
-    body: _Body
-
-
 def _refuses_creation(rule: Expire | TokenLimit) -> bool:
     return isinstance(rule, TokenLimit) and rule.at == "creation"
 
 
 async def _answer(rule: StatusOfCall, receive: Receive, send: Send) -> None:
-    await _read(receive)  # else a client that still uploads would see a broken connection instead
+    await read(receive)  # else a client that still uploads would see a broken connection instead
     if rule.body is None:
         body = refusal(rule.status, "fault", "This call fails because the file of faults says so.").body
     else:
@@ -171,24 +164,6 @@ async def _send(send: Send, status: int, headers: dict[str, str], body: bytes) -
     fields.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _read(receive: Receive) -> bytes:
-    body = bytearray()
-    while (message := await receive())["type"] == "http.request":
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    return bytes(body)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return whole.pop() if whole else await receive()
-
-    return replay
 
 
 async def _nowhere(_message: Message) -> None:

@@ -15,14 +15,14 @@ from airflow_provider_llmbatch.server.store import new_id
 from airflow_provider_llmbatch.server.uploads import Upload
 
 if TYPE_CHECKING:
+    from airflow_provider_llmbatch.server.dialect import Dialect
     from airflow_provider_llmbatch.server.store import Store
 
 # What people may upload (OpenAI's ``POST /files``); ``batch_output`` is the server's own.
 _PURPOSES: Final = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-_BATCH_LIFETIME: Final = 30 * 86_400  # seconds, of a file for a batch that names none (OpenAI's ``POST /files``)
 
 
-def file_routes(store: Store, *, max_upload_bytes: int) -> APIRouter:
+def file_routes(store: Store, dialect: Dialect, *, max_upload_bytes: int) -> APIRouter:
     router = APIRouter(prefix="/v1/files")
 
     def found(file_id: str) -> File:
@@ -36,7 +36,8 @@ def file_routes(store: Store, *, max_upload_bytes: int) -> APIRouter:
         file_id = new_id("file-")
         with Upload(store.uploads / file_id, limit=max_upload_bytes) as upload:
             await upload.receive(request)
-            file = _uploaded(file_id, upload)
+            file = _uploaded(file_id, upload, dialect)
+            _check_quota(file, store, dialect)
             store.add_file(file, upload.path)
         return shown(file)
 
@@ -67,7 +68,7 @@ def file_routes(store: Store, *, max_upload_bytes: int) -> APIRouter:
     return router
 
 
-def _uploaded(file_id: str, upload: Upload) -> File:
+def _uploaded(file_id: str, upload: Upload, dialect: Dialect) -> File:
     purpose = upload.fields.get("purpose")
     if not purpose:
         raise missing("purpose")
@@ -80,7 +81,9 @@ def _uploaded(file_id: str, upload: Upload) -> File:
     if purpose == "batch" and not name.endswith(".jsonl"):
         raise ApiError(400, "Invalid file format for Batch API. Must be .jsonl", param="file")
     now = int(time.time())
-    lifetime = _lifetime(upload.fields) or (_BATCH_LIFETIME if purpose == "batch" else None)
+    lifetime = _lifetime(upload.fields, dialect.shortest_lifetime)
+    if lifetime is None and purpose == "batch":
+        lifetime = dialect.input_lifetime
     return File(
         id=file_id,
         bytes=upload.size,
@@ -92,9 +95,21 @@ def _uploaded(file_id: str, upload: Upload) -> File:
     )
 
 
-def _lifetime(fields: dict[str, str]) -> int | None:
-    """Seconds, as ``expires_after`` gives them in two fields; ``None`` if it is not there."""
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+def _check_quota(file: File, store: Store, dialect: Dialect) -> None:
+    """In the words of Azure, which alone has one."""
+    expiring = file.expires_at is not None
+    quota = dialect.files_expiring if expiring else dialect.files_staying
+    if quota is not None and file.purpose == "batch" and store.count_inputs(expiring=expiring) >= quota:
+        message = f"The quota for files {'with' if expiring else 'without'} expiry is reached. The maximum is {quota}."
+        raise ApiError(400, message, code="quotaExceeded")
+
+
+def _lifetime(fields: dict[str, str], shortest: int) -> int | None:
+    """Seconds, as ``expires_after`` gives them in two fields, spelled as OpenAI or as Azure does; ``None`` if it is not
+    there."""
+    anchor, seconds = (
+        fields.get(f"expires_after[{part}]", fields.get(f"expires_after.{part}")) for part in ("anchor", "seconds")
+    )
     if anchor is None and seconds is None:
         return None
     if anchor is None:
@@ -108,11 +123,11 @@ def _lifetime(fields: dict[str, str]) -> int | None:
             code="invalid_value",
             param="expires_after.anchor",
         )
-    if seconds.isascii() and seconds.isdigit() and 3600 <= int(seconds[:9]) <= 2_592_000:
+    if seconds.isascii() and seconds.isdigit() and shortest <= int(seconds[:9]) <= 2_592_000:
         return int(seconds[:9])
     raise ApiError(
         400,
-        "Invalid 'expires_after.seconds': from 3600 to 2592000.",
+        f"Invalid 'expires_after.seconds': from {shortest} to 2592000.",
         code="invalid_value",
         param="expires_after.seconds",
     )

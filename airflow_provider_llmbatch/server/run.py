@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
+    from airflow_provider_llmbatch.server.dialect import Dialect
     from airflow_provider_llmbatch.server.engines.base import Engine
     from airflow_provider_llmbatch.server.store import Store
 
@@ -64,7 +65,7 @@ class Workplace:
     store: Store
     engine: Engine
     places: asyncio.Semaphore
-    max_requests: int
+    dialect: Dialect
 
 
 class BatchRun:
@@ -72,7 +73,7 @@ class BatchRun:
         self._engine = workplace.engine
         self._store = workplace.store
         self._places = workplace.places
-        self._max_requests = workplace.max_requests
+        self._dialect = workplace.dialect
         self._batch = batch
         self._path = workplace.store.input_of(batch)
         self._answers: Answers | None = None
@@ -113,7 +114,7 @@ class BatchRun:
 
     async def _is_valid(self) -> bool:
         total, model, errors = await asyncio.to_thread(
-            validate, self._path, endpoint=self._batch.endpoint or "", max_requests=self._max_requests
+            validate, self._path, endpoint=self._batch.endpoint or "", dialect=self._dialect
         )
         if not errors and (objection := self._engine.objection(self._batch, model)):
             errors = [objection]
@@ -129,7 +130,7 @@ class BatchRun:
 
     async def _collect(self) -> None:
         output, error = (self._store.working_file(self._batch, kind) for kind in ("output", "error"))
-        self._answers = answers = await asyncio.to_thread(Answers, output, error)
+        self._answers = answers = await asyncio.to_thread(Answers, output, error, with_ids=self._dialect.lines_have_ids)
         try:
             await self._ask_for_all(answers)
             end = self._early_end(answers) or ("expired" if self._is_open(answers) else "completed")
@@ -139,7 +140,9 @@ class BatchRun:
             await asyncio.to_thread(answers.close)
         # The files get their ids before they exist, so that a kill in between makes no second ones.
         ids: dict[str, object] = {
-            f"{kind}_file_id": new_id("file-") for kind, path in (("output", output), ("error", error)) if _size(path)
+            f"{kind}_file_id": new_id("file-")
+            for kind, path, is_wanted in (("output", output, False), ("error", error, self._dialect.error_file_always))
+            if is_wanted or _size(path)
         }
         # A batch that is being cancelled stays "cancelling" until it is "cancelled" (OpenAI's statuses).
         if self._batch.status != "cancelling":
@@ -149,7 +152,7 @@ class BatchRun:
     async def _ask_for_all(self, answers: Answers) -> None:
         """Ask the engine for what is open, until all is answered or no more may begin; what began is waited for."""
         loop = asyncio.get_running_loop()
-        left = None if self._batch.expires_at is None else self._batch.expires_at - time.time()
+        left = None if self._expires_at is None else self._expires_at - time.time()
         with self._path.open("rb") as stream:
             async with asyncio.TaskGroup() as asked:
                 self._beginning = asked.create_task(self._begin_all(stream, answers, asked))
@@ -209,7 +212,11 @@ class BatchRun:
     def _is_over(self, answers: Answers) -> bool:
         if self._engine.ends_early(self._batch, len(answers.done)):
             return True
-        return self._batch.expires_at is not None and time.time() >= self._batch.expires_at
+        return self._expires_at is not None and time.time() >= self._expires_at
+
+    @property
+    def _expires_at(self) -> int | None:
+        return self._batch.expires_at if self._dialect.batches_expire else None
 
     def _is_open(self, answers: Answers) -> bool:
         return len(answers.done) < self._batch.request_counts.total

@@ -9,11 +9,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmbatch.server.dialect import OPENAI
 from airflow_provider_llmbatch.server.run import BatchRun, Workplace, without_results_to_come
-from airflow_provider_llmbatch.server.validation import MAX_REQUESTS
 
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.models import Batch
+    from airflow_provider_llmbatch.server.dialect import Dialect
     from airflow_provider_llmbatch.server.engines.base import Engine
     from airflow_provider_llmbatch.server.store import Store
 
@@ -25,7 +26,7 @@ class Runner:
 
     :param concurrency: Requests at the engine at once, over all batches, which share them evenly.
     :param completion_window: Seconds from a batch's creation until what was not begun expires.
-    :param max_requests: Requests that a batch may have.
+    :param dialect: The rules that its batches go by.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class Runner:
         *,
         concurrency: int,
         completion_window: float,
-        max_requests: int = MAX_REQUESTS,
+        dialect: Dialect = OPENAI,
     ) -> None:
         self.store = store
         self.completion_window = completion_window
-        self._workplace = Workplace(store, engine, asyncio.Semaphore(concurrency), max_requests)
+        self._workplace = Workplace(store, engine, asyncio.Semaphore(concurrency), dialect)
         self._running: dict[str, BatchRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -120,6 +120,14 @@ class Store:
             rows = self._database.execute(query, (*values, limit + 1)).fetchall()
         return [File.model_validate_json(row[0]) for row in rows]
 
+    def count_inputs(self, *, expiring: bool) -> int:
+        """How many files for batches there are that expire, or do not."""
+        self._drop_expired()
+        query = f"SELECT count(*) FROM files WHERE purpose = 'batch' AND ({_EXPIRES_AT} IS NOT NULL) = ?"  # noqa: S608 - no value in it
+        with self._lock:
+            count: int = self._database.execute(query, (expiring,)).fetchone()[0]
+        return count
+
     def delete_file(self, file: File) -> None:
         """Forget a file at once; its bytes go when no unfinished batch reads them any more."""
         with self._lock:

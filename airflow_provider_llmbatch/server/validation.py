@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from airflow_provider_llmbatch.models import BatchError
+from airflow_provider_llmbatch.server.dialect import OPENAI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MAX_REQUESTS: Final = 50_000
-"""Requests of a batch, and texts of an embeddings batch over all its requests (OpenAI's ``POST /batches``)."""
+    from airflow_provider_llmbatch.server.dialect import Dialect
 
 _ERRORS_KEPT: Final = 100
 _BOM: Final = b"\xef\xbb\xbf"
@@ -45,18 +46,21 @@ _decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_embeddings = msgspec.json.Decoder(_EmbeddingsLine).decode
 
 
-def validate(
-    path: Path, *, endpoint: str, max_requests: int = MAX_REQUESTS
-) -> tuple[int, str | None, list[BatchError]]:
+def validate(path: Path, *, endpoint: str, dialect: Dialect = OPENAI) -> tuple[int, str | None, list[BatchError]]:
     """Read an input file to its end.
 
     :return: The number of requests, their model, and what is wrong with them (the first hundred findings).
     """
-    check = _Validation(endpoint, max_requests)
+    check = _Validation(endpoint, dialect)
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
-            if number > max_requests:
-                check.add("too_many_tasks", f"The batch has more than the {max_requests} requests allowed.", None)
+            if number > dialect.max_requests:
+                message = f"The batch has more than the {dialect.max_requests} requests allowed."
+                check.add("too_many_tasks", message, None)
+                break
+            if number == 1 and dialect.bom_error and line.startswith(_BOM):
+                code, message = dialect.bom_error
+                check.add(code, message, None)
                 break
             check.line(number, line)
             if len(check.errors) >= _ERRORS_KEPT:
@@ -68,11 +72,28 @@ def validate(
     return check.requests, check.model, check.errors[:_ERRORS_KEPT]
 
 
+class FirstLine(msgspec.Struct, gc=False):
+    """What the first line of an input file says of all of them."""
+
+    url: str | None = None
+    body: _Body = msgspec.field(default_factory=_Body)
+
+
+_decode_first = msgspec.json.Decoder(FirstLine).decode
+
+
+def first_line(path: Path) -> FirstLine:
+    """Of an input file; empty if that is no line at all."""
+    with suppress(msgspec.MsgspecError, OSError), path.open("rb") as stream:
+        return _decode_first(stream.readline())
+    return FirstLine()
+
+
 class _Validation:
-    def __init__(self, endpoint: str, max_requests: int) -> None:
+    def __init__(self, endpoint: str, dialect: Dialect) -> None:
         self._endpoint = endpoint
-        self._texts_left = max_requests if endpoint == "/v1/embeddings" else None
-        self._max_requests = max_requests
+        self._dialect = dialect
+        self._texts_left = dialect.max_requests if endpoint == "/v1/embeddings" else None
         self._ids: set[str] = set()
         self._has_body = False
         self.requests = 0
@@ -121,7 +142,7 @@ class _Validation:
             self._ids.add(request.custom_id)
         if request.method not in (None, "POST"):
             yield "invalid_method", f"The method '{request.method}' is not supported. Use 'POST'.", "method"
-        if request.url is not None and request.url != self._endpoint:
+        if request.url is not None and self._dialect.full_endpoint(request.url) != self._endpoint:
             yield (
                 "url_mismatch",
                 f"The URL '{request.url}' of this request does not match the batch endpoint '{self._endpoint}'.",
@@ -150,7 +171,7 @@ class _Validation:
         is_list_of_texts = isinstance(given, list) and not any(isinstance(each, int) for each in given)
         self._texts_left = left - (len(given) if is_list_of_texts and given is not None else 1)
         if left >= 0 > self._texts_left:
-            message = f"The batch has more than the {self._max_requests} embedding inputs allowed."
+            message = f"The batch has more than the {self._dialect.max_requests} embedding inputs allowed."
             self.add("too_many_tasks", message, number, "body.input")
 
 

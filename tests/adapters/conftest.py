@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from support.fault_proxy import FaultProxy, fault_proxy
 
+from airflow_provider_llmbatch.adapters.azure import AzureAdapter, AzureSettings
 from airflow_provider_llmbatch.adapters.http import TransportSettings
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 
@@ -78,3 +79,21 @@ def faulty(echo_server: RunningServer) -> Iterator[FaultProxy]:
     """The real server behind a proxy that breaks things by rule."""
     with fault_proxy(echo_server.url) as proxy:
         yield proxy
+
+
+class ConnectAzure(Protocol):
+    def __call__(self, path: str = ..., **settings: Any) -> AzureAdapter: ...
+
+
+@pytest.fixture
+def connect_azure(canned: FaultProxy, sleeps: list[float]) -> Iterator[ConnectAzure]:
+    """Make an adapter for Azure OpenAI, played by ``canned``; it does not sleep, and is closed after the test."""
+    with ExitStack() as stack:
+
+        def connected(path: str = "", **settings: Any) -> AzureAdapter:
+            adapter = AzureAdapter(AzureSettings(canned.url + path, **{"api_key": KEY, **settings}))
+            adapter._http._sleep = sleeps.append
+            stack.callback(adapter.close)
+            return adapter
+
+        yield connected

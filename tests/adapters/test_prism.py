@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import threading
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from support.adapter_contract import chat_line, until_ended
 from support.fault_proxy import Answer, FaultProxy, fault_proxy
 from support.gated_server import GatedServer, gated_server
+from support.prism import Checked, Violation, running_prism
 from support.task import adapters_closed, connect
 
 from airflow_provider_llmbatch.errors import LLMBatchError
@@ -32,25 +29,6 @@ if TYPE_CHECKING:
 
 SCHEMA = Path(__file__).parents[3] / "shared" / "specs" / "openai-prism.yaml"
 DAY = 86_400
-Violation = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A call as Prism judged it.
-
-    :param path: With ``{id}`` in the place of an id.
-    """
-
-    method: str
-    path: str
-    status: int
-    violations: list[Violation]
-
-    def of(self, side: str) -> list[tuple[str, str]]:
-        """Where and how the ``request`` or the ``response`` violates the schema."""
-        found = [each for each in self.violations if each["location"][0] == side]
-        return [(".".join(each["location"][1:]), each["message"]) for each in found]
 
 
 def required_fields() -> set[str]:
@@ -78,36 +56,8 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatedSe
 @pytest.fixture(scope="module")
 def prism(upstream: tuple[GatedServer, FaultProxy]) -> Iterator[str]:
     """The address of Prism as a proxy."""
-    given = os.environ.get("LLMBATCH_TEST_PRISM", "")
-    missing = [what for what, there in (("Prism", Path(given).is_file()), (str(SCHEMA), SCHEMA.is_file())) if not there]
-    if missing:
-        assert os.environ.get("CI") != "true", f"{' and '.join(missing)} must be there in CI (make test, with npm)"
-        pytest.skip(f"{' and '.join(missing)} not there; make test installs Prism where npm is")
-    with running(given, upstream[1].url) as url:
+    with running_prism(SCHEMA, upstream[1].url) as url:
         yield url
-
-
-@contextmanager
-def running(binary: str, upstream: str) -> Iterator[str]:
-    command = [binary, "proxy", "--host", "127.0.0.1", "--port", "0", str(SCHEMA), upstream]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    # Read to the end, since it logs each call and would stop at a full pipe.
-    rest = threading.Thread(target=process.stdout.read)
-    try:
-        said = ""
-        while "is listening on " not in said.rpartition("\n")[2]:
-            line = process.stdout.readline()
-            assert line, f"Prism did not start: {said[-2000:]}"
-            said += f"\n{line.rstrip()}"
-        rest.start()
-        yield said.rpartition(" ")[2]
-    finally:
-        process.kill()
-        process.wait()
-        if rest.ident is not None:
-            rest.join()
-        process.stdout.close()
 
 
 @pytest.fixture

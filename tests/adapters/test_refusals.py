@@ -55,7 +55,7 @@ def body(code: str | None = None, message: str | None = None) -> bytes:
             Answer(403, b""),
             AccessRefusedError,
             "403",
-            f"Nothing was billed. {AGAIN} the key lacks the right, or the network is not allowed.",
+            f"Nothing was billed. {AGAIN} the key or identity lacks the right, or the network is not allowed.",
         ),
         (
             Answer(404, b""),

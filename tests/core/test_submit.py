@@ -195,6 +195,17 @@ def test_without_a_lasting_record_a_retry_looks_and_finds_the_batch(adapter: Ope
     assert batch_ids(adapter) == [first.id]
 
 
+def test_after_a_pause_without_a_lasting_record_one_look_will_do(
+    adapter: OpenAIAdapter, proxy: FaultProxy, file_id: str
+) -> None:
+    slept: list[float] = []
+    resumed = Attempt(try_number=1, max_tries=2, resumed=True)
+    forgetful = Ledger(MemoryStore(), "batch", BatchRecord, durable=False)
+    batch = submit(adapter, forgetful, file_id, resumed, Timing(120.0, sleep=slept.append))
+    assert (batch_ids(adapter), slept) == ([batch.id], [])
+    assert len(proxy.calls("GET", r"/batches$")) == 2  # one of them is the test's own
+
+
 def test_clearing_a_task_whose_batch_is_complete_pays_nothing(
     adapter: OpenAIAdapter, ledger: Ledger[BatchRecord], file_id: str
 ) -> None:

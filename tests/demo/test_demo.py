@@ -52,7 +52,7 @@ class RunningDemo:
 
     @property
     def port(self) -> int:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", self.text)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)(?:/openai)?/v1", self.text)
         assert found, self.text
         return int(found[1])
 
@@ -164,6 +164,19 @@ def test_the_demo_ends_its_children_however_early_it_is_told_to_end(home: Path) 
     assert code == 143, demo.text
     assert children
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_the_same_dag_runs_through_azures_face_and_only_its_connection_is_another(home: Path) -> None:
+    with running_demo(home, "--engine", "echo", "--provider", "azure") as demo:
+        demo.read_until("DAG nightly_batch_inference")
+        children = demo.children()
+        demo.end()
+    assert re.search(r"Batch server +http://127\.0\.0\.1:\d+/openai/v1, as Azure OpenAI +ready\n", demo.text)
+    assert "DAG nightly_batch_inference, through a connection of the type llmbatch_azure\n" in demo.text
+    assert re.search(r"classify +batch_\S+ +█{20} 64/64  0 failed +\d+\.\d s\n", demo.text)
+    # The run came to its end; echo's answers are no labels, which another test is about.
+    assert "The demo failed. 64 answers were made by the engine echo" in demo.text
+    assert_nothing_is_left(demo, children)
 
 
 def test_answers_that_no_model_made_give_no_accuracy_but_a_failure(home: Path) -> None:

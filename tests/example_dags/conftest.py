@@ -63,17 +63,29 @@ def examples(
     echo_server: RunningServer, foreign_batch: str, output: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Told:
     """Every example, run once in a real Airflow, in a process and a home of its own: 20 s, on Airflow 3.2 50 s."""
-    home = tmp_path_factory.mktemp("airflow_home")
-    connection = {
-        "conn_type": "llmbatch_openai",
-        "host": echo_server.url,
-        "password": echo_server.api_key,
-        "extra": {"listing_lag": 0},
-    }
     confs = {
         "nightly_batch_inference": {"output": output.as_uri()},
         "async_tasks": {"output": output.as_uri()},
         "wait_for_batch": {"output": output.as_uri(), "batch_id": foreign_batch},
+    }
+    return _run_once(confs, "llmbatch_openai", echo_server, tmp_path_factory.mktemp("airflow_home"))
+
+
+@pytest.fixture(scope="session")
+def nightly_on_azure(azure_server: RunningServer, output: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """The nightly example once more, as it is, with a connection to Azure OpenAI: 15 s."""
+    confs = {"nightly_batch_inference": {"output": (output / "azure").as_uri()}}
+    told = _run_once(confs, "llmbatch_azure", azure_server, tmp_path_factory.mktemp("airflow_home"))
+    run: Told = told["nightly_batch_inference"]
+    return run
+
+
+def _run_once(confs: dict[str, dict[str, str]], conn_type: str, server: RunningServer, home: Path) -> Told:
+    connection = {
+        "conn_type": conn_type,
+        "host": server.url,
+        "password": server.api_key,
+        "extra": {"listing_lag": 0},
     }
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
     script = Path(__file__).with_name("run_once.py")

@@ -60,6 +60,14 @@ def test_the_engine_echo_labels_nothing_and_still_every_review_is_in_the_table_o
     assert min(int(row["prompt_tokens"]) for row in rows) > 0
 
 
+def test_only_the_connection_changes_to_run_the_nightly_dag_on_azure(
+    nightly_on_azure: Told, nightly_run: Told, output: Path
+) -> None:
+    assert (nightly_on_azure["state"], nightly_on_azure["tasks"]) == ("success", nightly_run["tasks"])
+    azure, openai = output / "azure" / nightly_on_azure["run_id"], output / nightly_run["run_id"]
+    assert (azure / "reviews_labelled.csv").read_text() == (openai / "reviews_labelled.csv").read_text()
+
+
 def test_the_async_tasks_follow_each_other_and_succeed(examples: Told) -> None:
     run = examples["async_tasks"]
     assert run["upstream"] == {

@@ -17,6 +17,7 @@ from airflow.providers_manager import ProvidersManager
 
 import airflow_provider_llmbatch
 from airflow_provider_llmbatch.adapters.openai import DEFAULT_BASE_URL
+from airflow_provider_llmbatch.hooks.azure import AzureExtra
 from airflow_provider_llmbatch.hooks.batch import ADAPTERS
 from airflow_provider_llmbatch.hooks.connections import OpenAIExtra
 from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator
@@ -26,18 +27,23 @@ from airflow_provider_llmbatch.sensors.batch import LLMBatchSensor
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.hooks.settings import CommonExtra
 
-EXTRAS: dict[str, type[CommonExtra]] = {"llmbatch_openai": OpenAIExtra}
+EXTRAS: dict[str, type[CommonExtra]] = {"llmbatch_openai": OpenAIExtra, "llmbatch_azure": AzureExtra}
 INFO: dict[str, Any] = get_provider_info()
 CONNECTIONS: dict[str, dict[str, Any]] = {row["connection-type"]: row for row in INFO["connection-types"]}
 
-JSON_TYPES = {str: "string", float: "number", dict: "object"}
+JSON_TYPES = {str: "string", float: "number", dict: "object", bool: "boolean"}
+SECRETS = {"proxy", "client_secret", "certificate_password"}  # a proxy's URL may carry a password
 
 
 def python_type(annotation: object) -> type:
     """The one type of a field that may also be ``None``: ``str | None`` and ``dict[str, str]`` alike."""
+    if hasattr(annotation, "__metadata__"):
+        return python_type(annotation.__origin__)  # type: ignore[attr-defined] # of Annotated
     inner = [arg for arg in getattr(annotation, "__args__", ()) if arg is not type(None)]
     origin = getattr(annotation, "__origin__", None)
-    return origin if isinstance(origin, type) else inner[0] if inner else annotation  # type: ignore[return-value]
+    if isinstance(origin, type):
+        return origin
+    return python_type(inner[0]) if inner else annotation  # type: ignore[return-value]
 
 
 def test_it_is_valid_against_airflows_schema() -> None:
@@ -109,9 +115,10 @@ def test_every_field_explains_itself(row: dict[str, Any]) -> None:
         assert field["description"].endswith("."), name
 
 
-def test_the_proxy_is_masked_because_it_may_carry_a_password() -> None:
-    for row in CONNECTIONS.values():
-        assert row["conn-fields"]["proxy"]["schema"]["format"] == "password"
+@pytest.mark.parametrize("row", CONNECTIONS.values(), ids=CONNECTIONS)
+def test_what_may_be_or_carry_a_password_is_masked(row: dict[str, Any]) -> None:
+    masked = {name for name, field in row["conn-fields"].items() if field["schema"].get("format") == "password"}
+    assert masked == SECRETS & set(row["conn-fields"])
 
 
 def test_the_base_url_that_the_form_shows_is_the_one_that_an_empty_field_means() -> None:
@@ -147,7 +154,8 @@ def test_airflow_shows_the_connection_types_and_their_forms() -> None:
         prefix = f"extra__{conn_type}__"
         shown = {name: widget for name, widget in manager.connection_form_widgets.items() if name.startswith(prefix)}
         assert {name.removeprefix(prefix) for name in shown} == set(row["conn-fields"])
-        assert [name for name, widget in shown.items() if widget.is_sensitive] == [f"{prefix}proxy"]
+        sensitive = {name.removeprefix(prefix) for name, widget in shown.items() if widget.is_sensitive}
+        assert sensitive == SECRETS & set(row["conn-fields"])
         assert manager.field_behaviours[conn_type] == {
             "hidden_fields": row["ui-field-behaviour"]["hidden-fields"],
             "relabeling": row["ui-field-behaviour"]["relabeling"],

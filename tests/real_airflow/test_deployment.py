@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.airflow_deployment import airflow_deployment
-from support.fault_proxy import Hang, fault_proxy
+from support.fault_proxy import Answer, Hang, fault_proxy
 from support.gated_server import gated_server
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
@@ -180,6 +180,30 @@ def test_a_killed_triggerer_is_replaced_by_another_which_keeps_the_deadline(
     server.let_pass(REQUESTS)
     assert run.wait_for_end() == "success"
     assert (run.xcom("create_batch"), run.task("create_batch")["try_number"]) == (batch.id, 1)
+
+
+def test_a_pause_for_a_full_queue_outlives_the_triggerer_that_sleeps_through_it(
+    airflow: AirflowDeployment, begin: Callable[[], DagRun], server: GatedServer, proxy: FaultProxy
+) -> None:
+    words = "Enqueued token limit reached for m in organization org-1. Limit: 2,000,000 enqueued tokens."
+    full = Answer(400, json.dumps({"error": {"code": "token_limit_exceeded", "message": words}}).encode())
+    proxy.rule("POST", "/batches$", full)
+    server.let_pass(REQUESTS)
+    [sleeper] = [each for each in airflow.components if each.name == "triggerer" and each.members()]
+    run = begin()
+    waiting = run.wait_for_task("create_batch", lambda task: task["state"] == "deferred" and task["triggerer_job"])
+    pause = airflow.trigger_kwargs(waiting["trigger"]["id"])
+    sleeper.kill()
+    airflow.start_triggerer()
+    refusal, until = said(run, "create_batch")
+    assert refusal.startswith("EnqueuedTokenLimitError: The queue of tokens for m is full (limit 2,000,000 tokens).")
+    assert re.fullmatch(r"Waiting 12 s before the next try, at most until 20[\d-]{8} [\d:]{5} UTC", until)
+    assert (pause["refusals"], pause["until"]) == (1, pause["queued_since"] + 12)
+
+    assert run.wait_for_end() == "success"
+    [batch] = made_at(server)[1]
+    assert (run.xcom("create_batch"), run.task("create_batch")["try_number"]) == (batch.id, 1)
+    assert [r.forwarded for r in proxy.calls("POST", "/batches$")] == [False, True]
 
 
 def test_clearing_the_tasks_of_a_run_that_succeeded_pays_for_no_second_batch(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.batch_server import CHAT, Client, ScriptedEngine, Serve, chat_line, chats, jsonl
 
+from airflow_provider_llmbatch.server.dialect import Dialect
 from airflow_provider_llmbatch.server.validation import validate
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def test_a_last_line_without_a_line_end_is_a_line(client: Client) -> None:
 
 def test_a_batch_with_too_many_requests_fails_before_the_first_is_asked(serve: Serve) -> None:
     engine = ScriptedEngine()
-    client = serve(engine, max_requests=3)
+    client = serve(engine, dialect=Dialect(max_requests=3))
     assert client.run(chats("a", "b", "c"))["status"] == "completed"
     refused = client.run(chats("d", "e", "f", "g"))
     assert (refused["status"], [error["code"] for error in refused["errors"]["data"]]) == ("failed", ["too_many_tasks"])
@@ -130,7 +131,7 @@ def test_the_texts_of_an_embeddings_batch_are_counted_over_all_its_requests(
     path = tmp_path / "in.jsonl"
     line = {"method": "POST", "url": "/v1/embeddings"}
     path.write_bytes(jsonl({**line, "custom_id": str(n), "body": {"input": each}} for n, each in enumerate(inputs)))
-    _, _, errors = validate(path, endpoint="/v1/embeddings", max_requests=4)
+    _, _, errors = validate(path, endpoint="/v1/embeddings", dialect=Dialect(max_requests=4))
     assert [(error.code, error.line) for error in errors] == codes
 
 

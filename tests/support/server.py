@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """:param url: Ends in ``/v1``."""
+    """:param url: What clients call, up to ``/files`` and ``/batches``; ends in ``/v1``."""
 
     url: str
     api_key: str

@@ -24,6 +24,7 @@ with DAG(
         input_file_id=create_file.output,
         deferrable=True,
         deadline=timedelta(hours=2),
+        queue_deadline=timedelta(seconds=12),  # shorter than the first pause, so that the one try after it comes soon
         min_poll_interval=0.3,
         max_poll_interval=0.3,
     )
