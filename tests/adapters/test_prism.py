@@ -56,7 +56,7 @@ class Checked:
 def required_fields() -> set[str]:
     """What every file and every batch must have. The rest may be null here, though the schema gives it a plain type.
 
-    The schema's own example of a batch has nulls there too; that OpenAI sends them in files as well is taken for granted.
+    The schema's own example of a batch has nulls there too; that OpenAI sends them in files as well is assumed.
     """
     schemas = yaml.safe_load(SCHEMA.read_text())["components"]["schemas"]
     return {name for schema in ("OpenAIFile", "Batch", "ListBatchesResponse") for name in schemas[schema]["required"]}
