@@ -32,7 +32,10 @@ DAY = 86_400
 
 
 def required_fields() -> set[str]:
-    """What every file and every batch must have; the rest OpenAI sends as null, in the schema's own examples too."""
+    """What every file and every batch must have. The rest may be null here, though the schema gives it a plain type.
+
+    The schema's own example of a batch has nulls there too; that OpenAI sends them in files as well is assumed.
+    """
     schemas = yaml.safe_load(SCHEMA.read_text())["components"]["schemas"]
     return {name for schema in ("OpenAIFile", "Batch", "ListBatchesResponse") for name in schemas[schema]["required"]}
 
