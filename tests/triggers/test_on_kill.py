@@ -33,6 +33,7 @@ GOES_ON = ["deferred", "running", "queued", "scheduled", "restarting", "up_for_r
 
 # With what a triggerer cancels a trigger when a person ended the task, from Airflow 3.3 on.
 USER_ACTION: str | None = getattr(triggerer_job_runner, "_USER_ACTION_CANCEL_MSG", None)
+told_of_kills = pytest.mark.skipif(USER_ACTION is None, reason="triggers are told of a kill from Airflow 3.3 on")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ async def triggered_and_cancelled(batch_id: str, message: str | None, *, cancel_
         await running
 
 
-@pytest.mark.skipif(USER_ACTION is None, reason="triggers are told of a kill from Airflow 3.3 on")
+@told_of_kills
 @pytest.mark.parametrize(
     ("message", "state", "cancel_on_kill", "cancelled"),
     [
@@ -194,6 +195,7 @@ def test_a_trigger_that_airflow_ends(
     assert was_cancelled(batch_id) is cancelled
 
 
+@told_of_kills
 def test_without_its_connection_a_batch_is_told_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     trigger = LLMBatchTrigger("not_there", "batch_1", 4e9, cancel_on_kill=True)
     trigger.task_instance = task_instance_dto()
