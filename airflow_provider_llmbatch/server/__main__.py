@@ -8,27 +8,24 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvicorn
 from typing_extensions import override
 
 from airflow_provider_llmbatch.server.app import create_app
-from airflow_provider_llmbatch.server.azure import AzureFace
-from airflow_provider_llmbatch.server.azure_limits import Intake, TokenQueue
-from airflow_provider_llmbatch.server.dialect import AZURE, OPENAI, Dialect
-from airflow_provider_llmbatch.server.engines.deployments import Deployments
 from airflow_provider_llmbatch.server.engines.echo import EchoEngine
 from airflow_provider_llmbatch.server.engines.http import DEFAULT_TIMEOUT, EngineAddressError, HttpEngine, Patience
 from airflow_provider_llmbatch.server.engines.local import PARALLEL_REQUESTS, LocalEngine, MissingPackageError
+from airflow_provider_llmbatch.server.faces import Face, add_options
 from airflow_provider_llmbatch.server.faults import Faults, FaultsError
 from airflow_provider_llmbatch.server.faulty import FaultyApp, FaultyEngine
+from airflow_provider_llmbatch.server.numbers import positive
 from airflow_provider_llmbatch.server.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import FrameType
 
     from starlette.types import ASGIApp
@@ -63,6 +60,9 @@ def _serve(options: argparse.Namespace) -> int:
             f"{options.host} is open to others, and the key is the well-known one: set {_KEY_VARIABLE} or --api-key."
         )
     engine, faults = _engine(options), _faults(options.faults)
+    face = Face(options, faults)
+    if not face.knows_its_faults:
+        raise _CannotStartError(f"The file of faults {options.faults} has rules for files: they need --face azure.")
     try:
         listener = socket.create_server((options.host, options.port), family=_family(options.host))
     except OSError as error:
@@ -73,8 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
     except OSError as error:
         listener.close()
         raise _CannotStartError(f"The data folder {options.data} cannot be used ({error.strerror}).") from error
-    dialect = _dialect(options)
-    engine = engine if options.face == "openai" else Deployments(engine)
+    engine = face.behind(engine)
     app: ASGIApp = create_app(
         store,
         FaultyEngine(engine, faults) if faults else engine,
@@ -82,17 +81,14 @@ def _serve(options: argparse.Namespace) -> int:
         concurrency=_concurrency(options),
         completion_window=options.completion_window_seconds,
         max_upload_bytes=options.max_upload_bytes,
-        dialect=dialect,
+        dialect=face.dialect,
     )
-    if options.face == "azure":
-        intake = Intake(options.azure_file_seconds, faults)
-        queue = TokenQueue(store, options.azure_token_limit) if options.azure_token_limit else None
-        app = AzureFace(app, store, dialect, api_key=api_key, intake=intake, queue=queue)
+    app = face.before(app, store, api_key=api_key)
     if faults:
         print(f"FOR TESTS ONLY: this server breaks things, as {options.faults} says.", file=sys.stderr)  # noqa: T201
         app = FaultyApp(app, faults, store)
     server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
-    server.base_path = "/v1" if options.face == "openai" else "/openai/v1"
+    server.base_path = face.base_path
     signal.signal(signal.SIGTERM, _exit)  # uvicorn raises the signal again once it has stopped
     try:
         server.run(sockets=[listener])
@@ -134,13 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine-timeout-seconds",
-        type=_positive(float),
+        type=positive(float),
         default=DEFAULT_TIMEOUT,
         help="how long an engine at an address may be silent before an answer counts as lost (default: %(default)g)",
     )
     parser.add_argument(
         "--engine-attempts",
-        type=_positive(int),
+        type=positive(int),
         default=Patience.attempts,
         help="how often it is asked for one answer; 429 and 503 do not count (default: %(default)s)",
     )
@@ -155,51 +151,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", help=f"what callers must send; better given in {_KEY_VARIABLE}")
     parser.add_argument(
         "--concurrency",
-        type=_positive(int),
+        type=positive(int),
         help="requests at the engine at once, over all batches "
         f"(default: {PARALLEL_REQUESTS} local, {_ECHO_CONCURRENCY} echo, {_HTTP_CONCURRENCY} at an address)",
     )
-    parser.add_argument("--max-upload-bytes", type=_positive(int), default=200_000_000, help="default: %(default)s")
+    parser.add_argument("--max-upload-bytes", type=positive(int), default=200_000_000, help="default: %(default)s")
     parser.add_argument(
         "--completion-window-seconds",
-        type=_positive(float),
+        type=positive(float),
         default=86_400.0,
         help="until what was not begun of a batch expires (default: %(default)g)",
     )
-    _add_faces(parser)
+    add_options(parser)
     parser.add_argument("--faults", type=Path, metavar="FILE", help="for tests only: break things as this file says")
     return parser
-
-
-def _add_faces(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--face", choices=("openai", "azure"), default="openai", help="whose API to speak (default: %(default)s)"
-    )
-    azure = parser.add_argument_group("with --face azure")
-    azure.add_argument(
-        "--azure-file-seconds",
-        type=float,
-        default=0.5,
-        help="how long an input file is pending before it is processed (default: %(default)g)",
-    )
-    azure.add_argument(
-        "--azure-file-quota",
-        type=_positive(int),
-        default=AZURE.files_staying,
-        help="input files without an expiry that there may be (default: %(default)s)",
-    )
-    azure.add_argument(
-        "--azure-token-limit",
-        type=_positive(int),
-        help="tokens, a quarter of the bytes, in all batches that have not ended; a batch beyond it is refused "
-        "(default: without end)",
-    )
-
-
-def _dialect(options: argparse.Namespace) -> Dialect:
-    if options.face == "openai":
-        return OPENAI
-    return replace(AZURE, files_staying=options.azure_file_quota)
 
 
 def _engine_word(word: str) -> str:
@@ -212,20 +177,6 @@ def _port(word: str) -> int:
     if not (word.isdecimal() and int(word) <= 65_535):
         raise argparse.ArgumentTypeError(f"{word} is no port: 0 to 65535")
     return int(word)
-
-
-NumberT = TypeVar("NumberT", int, float)
-
-
-def _positive(kind: type[NumberT]) -> Callable[[str], NumberT]:
-    def positive(word: str) -> NumberT:
-        number = kind(word)
-        if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{word} is not above 0 or has no end")
-        return number
-
-    positive.__name__ = kind.__name__  # argparse names it in "invalid int value"
-    return positive
 
 
 def _engine(options: argparse.Namespace) -> Engine:

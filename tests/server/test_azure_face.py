@@ -12,6 +12,7 @@ import pytest
 from support.batch_server import ScriptedEngine, chat_line, jsonl
 from support.server import RunningServer, running_server
 
+from airflow_provider_llmbatch.server.__main__ import main
 from airflow_provider_llmbatch.server.dialect import AZURE
 from airflow_provider_llmbatch.server.engines.deployments import Deployments
 from airflow_provider_llmbatch.server.validation import validate
@@ -228,7 +229,7 @@ def test_a_batch_goes_on_after_its_window(tmp_path: Path) -> None:
     ):
         batch = caller.run(jsonl([chat_line("a"), chat_line("b")]))
     assert batch["expires_at"] == batch["created_at"] + 1
-    assert batch["completed_at"] > batch["expires_at"] - 1
+    assert batch["completed_at"] >= batch["expires_at"]
     assert (batch["status"], batch["request_counts"]["completed"]) == ("completed", 2)
 
 
@@ -285,3 +286,18 @@ def test_refusals_have_the_body_of_their_shape(caller: Azure, version: str | Non
         assert error == {"message": message, "type": "invalid_request_error", "param": "id", "code": None}
     else:
         assert error == {"code": "notFound", "message": message, "target": "id"}
+
+
+def test_rules_for_files_need_the_face_whose_files_have_states(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faults.json").write_text(json.dumps({"files": [{"fault": "error"}]}))
+    arguments = ["--engine", "echo", "--data", str(tmp_path / "data"), "--faults", str(tmp_path / "faults.json")]
+    assert main(arguments) == 2
+    assert "they need --face azure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+def test_a_time_that_is_none_is_refused(seconds: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["--engine", "echo", "--data", str(tmp_path / "data"), "--azure-file-seconds", seconds])

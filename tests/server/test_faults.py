@@ -23,10 +23,10 @@ from airflow_provider_llmbatch.core.verdict import error_of_end
 from airflow_provider_llmbatch.errors import (
     BatchExpiredError,
     BatchFailedError,
+    EnqueuedTokenLimitError,
     LostAnswerError,
     NotFoundError,
     RateLimitError,
-    RequestRefusedError,
     UnavailableError,
 )
 from airflow_provider_llmbatch.server.app import create_app
@@ -204,11 +204,11 @@ def test_a_batch_expires_after_so_many_answers(tmp_path: Path) -> None:
         assert again.status == "completed"
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, RateLimitError), (400, RequestRefusedError)])
-def test_the_token_limit_refuses_a_creation(tmp_path: Path, status: int, kind: type[Exception]) -> None:
+@pytest.mark.parametrize("status", [429, 400])
+def test_the_token_limit_refuses_a_creation(tmp_path: Path, status: int) -> None:
     rule = {"fault": "token_limit", "at": "creation", "status": status, "organization": "org-7"}
     with faulty(tmp_path, batches=[rule]) as adapter:
-        with pytest.raises(kind) as raised:
+        with pytest.raises(EnqueuedTokenLimitError) as raised:
             begun(adapter, chats(1))
         assert getattr(raised.value, "code", None) == "token_limit_exceeded"
         assert LIMIT_REACHED.rstrip(".") in str(raised.value)
