@@ -73,6 +73,7 @@ class Component:
             if self.process.poll() is None:
                 self.process.wait()
             time.sleep(0.01)
+        self.process.wait()  # one that ended by itself is waited for too, or it stays a zombie
 
     def tail(self) -> str:
         return self.output.read_text(errors="replace")[-3000:] if self.output.exists() else ""
