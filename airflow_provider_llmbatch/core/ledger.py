@@ -38,7 +38,7 @@ class MemoryStore:
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # as in ``models``
 
     schema_version: Literal[1] = 1
 
