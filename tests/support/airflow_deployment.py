@@ -40,6 +40,7 @@ _START_SECONDS: Final = 120.0  # healthy in about 20 s on two idle cores
 _WAIT_SECONDS: Final = 180.0
 _PAUSE_SECONDS: Final = 0.2
 _CALLS_WHEN_LOCKED: Final = 20
+_CALLS_WITHOUT_ANSWER: Final = 4
 _HEALTH_NAMES: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _RUN_ENDS: Final = ("success", "failed")
 
@@ -263,13 +264,23 @@ class AirflowDeployment:
         return found
 
     def _request(self, method: str, path: str, body: object, query: Mapping[str, str | int | bool]) -> httpx.Response:
-        response = self._client.request(method, path, json=body, params=query)
+        response = self._answered(method, path, body, query)
         for _ in range(_CALLS_WHEN_LOCKED):
             if not (response.status_code == 500 and "Database error" in response.text):
                 break
             time.sleep(_PAUSE_SECONDS)  # what was rolled back may be asked for again
-            response = self._client.request(method, path, json=body, params=query)
+            response = self._answered(method, path, body, query)
         return response
+
+    def _answered(self, method: str, path: str, body: object, query: Mapping[str, str | int | bool]) -> httpx.Response:
+        """Ask; what only reads is asked again if the API server, which waits for a lock now and then, says nothing."""
+        for _ in range(_CALLS_WITHOUT_ANSWER):
+            try:
+                return self._client.request(method, path, json=body, params=query)
+            except httpx.ReadTimeout:
+                if method != "GET":
+                    raise
+        return self._client.request(method, path, json=body, params=query)
 
     def wait(self, what: str, look: Callable[[], T | Literal[False] | None], seconds: float = _WAIT_SECONDS) -> T:
         """The first thing that a look sees; after so many seconds without one, the components' output tells why."""
