@@ -253,6 +253,7 @@ def _is_outage(failure: BaseException) -> bool:
 
     azure-identity wraps them all into the same class as a refusal.
     """
+    # Here and not above, since both come with an extra.
     from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError  # noqa: PLC0415
     from msal.exceptions import MsalServiceError  # noqa: PLC0415
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.adapters.backpressure import QUEUE_FULL
 from airflow_provider_llmbatch.errors import (
     BatchCancelledError,
     BatchExpiredError,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _REASONS_SHOWN: Final = 5
 _LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
-_QUEUE_FULL: Final = "token_limit_exceeded"
 
 
 def error_of_end(batch: Batch, *, title: str) -> BatchNotCompletedError | None:
@@ -82,7 +82,7 @@ def _fate_of_failed(batch: Batch) -> str:
 
 
 def _advice(code: str | None) -> str:
-    if code == _QUEUE_FULL:
+    if code == QUEUE_FULL:
         return (
             "The input is good, but too much is queued for this model already: when other batches have ended, clear "
             "this task, which then makes a new batch of the same file."
