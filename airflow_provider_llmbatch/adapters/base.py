@@ -145,6 +145,11 @@ class Adapter(ABC):
     def list_batches(self, *, after: str | None = None, limit: int | None = None) -> Iterator[Batch]:
         """Page through the batches, newest first where the provider sorts; ``limit`` bounds the whole listing."""
 
+    def list_batches_with(self, name: str, value: str) -> Iterator[Batch]:
+        """The batches whose metadata hold a pair, and perhaps others: all of them, where the provider cannot filter."""
+        del name, value
+        return self.list_batches()
+
     @abstractmethod
     def cancel_batch(self, batch_id: str) -> Batch:
         """Ask for a batch to be cancelled; a batch that has ended already is returned as it is."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pydantic import JsonValue
+
+AnswerT = TypeVar("AnswerT")
 
 BLOCK_BYTES: Final = 256 * 1024
 """How much of a file is in memory at a time."""
@@ -170,7 +172,23 @@ class HttpClient:
         :raises LLMBatchError: As ``errors`` describes. If it is an ``UnavailableError``, ``reached`` tells whether the
             provider may have acted.
         """
-        return self._until_answered(call, lambda: self._attempt(call))
+        return self.until_answered(call, lambda: self._attempt(call))
+
+    def until_answered(self, call: Call, attempt: Callable[[], AnswerT]) -> AnswerT:
+        """Make a call by other means than this client's own, and again as far as the call may be repeated.
+
+        :param attempt: Raises what ``check`` and ``unreachable`` make of its failures.
+        """
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except LLMBatchError as error:
+                failures += 1
+                is_final = error.status_code == HTTPStatus.CONFLICT and not call.conflict_passes
+                if is_final or not (call.repeat or _certainly_not_acted_on(error)):
+                    raise
+                self._wait_or_raise(error, failures)
 
     def stream(self, call: Call) -> Iterator[bytes]:
         """Stream the body of an answer in blocks; a transfer that breaks off goes on at the byte where it ended.
@@ -199,7 +217,7 @@ class HttpClient:
         self, call: Call, failure: httpx.TransportError | httpx.DecodingError, received: int
     ) -> LLMBatchError:
         if isinstance(failure, _NEVER_SENT) and not received:
-            return self._unreachable(call, failure)
+            return self.unreachable(call, failure)
         return BrokenTransferError(
             self.redacted(
                 f"{self.title} broke off after {received:,} bytes when asked to {call.action} ({_named(failure)}). "
@@ -218,7 +236,7 @@ class HttpClient:
                 return  # everything had arrived; only the end was not seen
             if not response.is_success:
                 response.read()
-            self._check(call, response)
+            self.check(call, response)
             starts_at = _start_of_range(response)
             if starts_at > offset:
                 raise UnexpectedAnswerError(
@@ -250,10 +268,10 @@ class HttpClient:
         except httpx.DecodingError as error:
             failure = httpx.RemoteProtocolError(str(error))
         else:
-            self._check(call, response)
+            self.check(call, response)
             return response.content
         # Outside the except block: the foreign error could carry a secret in its text, so it is not chained.
-        raise self._unreachable(call, failure)
+        raise self.unreachable(call, failure)
 
     def _headers(self, call: Call) -> dict[str, str]:
         fresh = dict(self._authorization.headers()) if self._authorization else {}
@@ -263,7 +281,7 @@ class HttpClient:
             self._last_secrets = (*new, *self._last_secrets[: len(new)])
         return {**fresh, **(call.headers or {})}
 
-    def _check(self, call: Call, response: httpx.Response) -> None:
+    def check(self, call: Call, response: httpx.Response) -> None:
         """Raise unless this is a success of the API itself."""
         if response.status_code == HTTPStatus.UNAUTHORIZED and self._authorization:
             self._authorization.refused()
@@ -281,7 +299,8 @@ class HttpClient:
         )
         raise error_of(answer, title=self.title, action=call.action, redacted=self.redacted)
 
-    def _unreachable(self, call: Call, failure: httpx.TransportError) -> LLMBatchError:
+    def unreachable(self, call: Call, failure: httpx.TransportError) -> LLMBatchError:
+        """The error for a call that was not answered."""
         text = self.redacted(_named(failure))
         host = self.redacted(str(self._client.base_url))
         if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -300,18 +319,6 @@ class HttpClient:
             f"{self.title} at {host} did not answer when asked to {call.action} ({text}). {fate} A retry may succeed.",
             reached=reached,
         )
-
-    def _until_answered(self, call: Call, attempt: Callable[[], bytes]) -> bytes:
-        failures = 0
-        while True:
-            try:
-                return attempt()
-            except LLMBatchError as error:
-                failures += 1
-                is_final = error.status_code == HTTPStatus.CONFLICT and not call.conflict_passes
-                if is_final or not (call.repeat or _certainly_not_acted_on(error)):
-                    raise
-                self._wait_or_raise(error, failures)
 
     def _wait_or_raise(self, error: LLMBatchError, failures: int) -> None:
         # A conflict passes when the other call ends. Not every 429 is worth a repeat: an empty account is none.

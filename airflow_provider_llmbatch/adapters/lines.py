@@ -1,4 +1,4 @@
-"""Lines, split from blocks of bytes of any size, and put together to blocks again. A hot path: every byte passes here."""
+"""Lines, split from blocks of bytes of any size, and put together to blocks again: a hot path of every transfer."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
     ConnectionSettingsError,
     LLMBatchError,
+    LostAnswerError,
     NotFoundError,
     QuotaExceededError,
     RateLimitError,
@@ -100,6 +101,21 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
         )
     kind, advice = _REFUSALS.get(status, _OTHER_REFUSAL)
     return kind(f"{asked} Nothing was billed. {advice}", status_code=status, code=code, request_id=answer.request_id)
+
+
+def lost_answer(error: UnavailableError, what: str) -> LostAnswerError:
+    """The error for a creation that the provider may have acted on.
+
+    :param error: Why there is no answer.
+    :param what: What was to be created, such as ``a batch from file-1``.
+    """
+    return LostAnswerError(
+        f"{error} The answer to the creation of {what} was lost: the batch may exist and be billed. It was not created "
+        "again; a retry looks for it first.",
+        status_code=error.status_code,
+        code=error.code,
+        request_id=error.request_id,
+    )
 
 
 def _used_up(answer: Answer, asked: str, code: str | None) -> LLMBatchError:

@@ -61,9 +61,7 @@ def read_blocks(stream: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-def check_requests(
-    stream: BinaryIO, *, name: str, limits: Limits, line_check: LineCheck | None = None
-) -> CheckedInput:
+def check_requests(stream: BinaryIO, *, name: str, limits: Limits, line_check: LineCheck | None = None) -> CheckedInput:
     """Read an input to its end and check every line against the provider's rules.
 
     Memory: the ids of at most ``limits.max_requests`` lines, and one line.

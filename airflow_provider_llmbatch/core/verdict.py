@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _REASONS_SHOWN: Final = 5
 # Google's words (google.rpc.Code) for what the input is not to blame for.
-_PASSING: Final = frozenset({"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "UNKNOWN", "RESOURCE_EXHAUSTED"})
+_PASSING: Final = frozenset(
+    {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "UNKNOWN", "RESOURCE_EXHAUSTED"}
+)
 _NO_RIGHTS: Final = frozenset({"PERMISSION_DENIED", "FAILED_PRECONDITION", "NOT_FOUND", "UNAUTHENTICATED"})
 _LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 
@@ -40,13 +42,15 @@ def error_of_end(batch: Batch, *, title: str) -> BatchNotCompletedError | None:
     if batch.status == "expired":
         return BatchExpiredError(
             f"{batch.id} expired {_after(batch, batch.expired_at)}with {_answered(batch)}{_told(batch)}. "
-            f"{_partial(batch)} A retry would resubmit nothing; clearing this task makes a new batch of all its requests.",
+            f"{_partial(batch)} A retry would resubmit nothing; clearing this task makes a new batch of all its "
+            "requests.",
             batch_id=batch.id,
         )
     if batch.status == "cancelled":
         return BatchCancelledError(
             f"{batch.id} was cancelled {_after(batch, batch.cancelled_at)}with {_answered(batch)}{_told(batch)}. "
-            f"{_partial(batch)} A retry would resubmit nothing; clearing this task makes a new batch of all its requests.",
+            f"{_partial(batch)} A retry would resubmit nothing; clearing this task makes a new batch of all its "
+            "requests.",
             batch_id=batch.id,
         )
     return None

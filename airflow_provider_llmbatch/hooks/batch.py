@@ -117,9 +117,7 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
         with self.open_source(source) as (stream, name):
             start = stream.tell()
             if purpose == "batch":
-                check_requests(
-                    stream, name=name, limits=self.adapter.limits, line_check=self.adapter.line_check()
-                )
+                check_requests(stream, name=name, limits=self.adapter.limits, line_check=self.adapter.line_check())
                 stream.seek(start)
             given = filename or f"{Path(name).stem or 'batch'}.jsonl"
             return self.adapter.create_file(stream, filename=given, purpose=purpose, expires_after=expires_after)

@@ -188,8 +188,8 @@ def _errors(job: Mapping[str, JsonValue], word: str | None) -> BatchErrors | Non
     if word == _PAUSED:
         paused = BatchError(
             code=_PAUSED,
-            message="The job is paused, which counts as its end here, since nothing resumes it by itself. Cancel it, or "
-            "look at it in Google's console.",
+            message="The job is paused, which counts as its end here, since nothing resumes it by itself. Look at it "
+            "in Google's console, or cancel it.",
         )
         found = (paused, *found)
     return BatchErrors(data=found) if found else None
