@@ -78,6 +78,7 @@ class Call:
     :param body: Gives the body anew for each attempt; ``None`` for a call without one.
     :param repeat: Whether an attempt that may have reached the provider is repeated.
     :param conflict_passes: Whether a conflict (409) is worth a repeat: another call is in the way, and will end.
+    :param successes: Statuses outside 200 to 299 that are no errors here.
     """
 
     method: str
@@ -89,6 +90,19 @@ class Call:
     body: Callable[[], Iterator[bytes]] | None = None
     repeat: bool = True
     conflict_passes: bool = True
+    successes: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a call that went well.
+
+    :param headers: Their names in any case.
+    """
+
+    status_code: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Authorization(Protocol):
@@ -167,7 +181,11 @@ class HttpClient:
         self._sleep(seconds)
 
     def send(self, call: Call) -> bytes:
-        """Make a call and return the answer's body.
+        """Make a call and return the answer's body; raises as ``exchange`` does."""
+        return self.exchange(call).body
+
+    def exchange(self, call: Call) -> Reply:
+        """Make a call and return the whole answer.
 
         :raises LLMBatchError: As ``errors`` describes. If it is an ``UnavailableError``, ``reached`` tells whether the
             provider may have acted.
@@ -228,7 +246,7 @@ class HttpClient:
 
     def _blocks(self, call: Call, offset: int) -> Iterator[bytes]:
         # Ranges count the bytes on the wire, so an answer must not be compressed.
-        headers = {**self._headers(call), "Accept-Encoding": "identity"}
+        headers = {**self.headers(call), "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         with self._client.stream(call.method, call.path.lstrip("/"), params=call.params, headers=headers) as response:
@@ -252,13 +270,13 @@ class HttpClient:
                 yield block[skip:]
                 skip = 0
 
-    def _attempt(self, call: Call) -> bytes:
+    def _attempt(self, call: Call) -> Reply:
         request = self._client.build_request(
             call.method,
             call.path.lstrip("/"),
             params=call.params,
             json=call.json,
-            headers=self._headers(call),
+            headers=self.headers(call),
             content=call.body() if call.body else None,
         )
         try:
@@ -269,11 +287,12 @@ class HttpClient:
             failure = httpx.RemoteProtocolError(str(error))
         else:
             self.check(call, response)
-            return response.content
+            return Reply(response.status_code, response.headers, response.content)
         # Outside the except block: the foreign error could carry a secret in its text, so it is not chained.
         raise self.unreachable(call, failure)
 
-    def _headers(self, call: Call) -> dict[str, str]:
+    def headers(self, call: Call) -> dict[str, str]:
+        """What to send with one attempt of a call besides the client's own headers; known as secrets from now on."""
         fresh = dict(self._authorization.headers()) if self._authorization else {}
         # A server may quote them without the scheme in front. Those of the attempt before may still be under way.
         new = tuple(value.rpartition(" ")[2] for value in fresh.values())
@@ -286,7 +305,7 @@ class HttpClient:
         if response.status_code == HTTPStatus.UNAUTHORIZED and self._authorization:
             self._authorization.refused()
         is_page = response.headers.get("content-type", "").lower().startswith("text/html")
-        if response.is_success and not is_page:
+        if (response.is_success or response.status_code in call.successes) and not is_page:
             return
         answer = Answer(
             status_code=response.status_code,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from airflow_provider_llmbatch.adapters.base import LineCheck, Limits
+    from airflow_provider_llmbatch.adapters.base import Limits, LineCheck
 
 _BLOCK_BYTES: Final = 1024 * 1024
 BOM: Final = b"\xef\xbb\xbf"
