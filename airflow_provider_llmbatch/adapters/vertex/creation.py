@@ -8,10 +8,10 @@ HTTP library repeats none either), no redirects; tokens, refusals and failures a
 from __future__ import annotations
 
 import json
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+from typing_extensions import override
 
 from airflow_provider_llmbatch.adapters.http import Call
 from airflow_provider_llmbatch.errors import ConnectionSettingsError, LLMBatchError, UnexpectedAnswerError
@@ -44,7 +44,6 @@ class JobCreation:
         self._http = http
         self._authorization = authorization
         self._transport = transport
-        self._lock = threading.Lock()
 
     def create(self, parent: str, body: dict[str, JsonValue], *, action: str) -> dict[str, JsonValue]:
         """Create a job, with one attempt that may reach the API; returns it as JSON.
@@ -62,9 +61,7 @@ class JobCreation:
         from google.cloud.aiplatform_v1 import BatchPredictionJob  # noqa: PLC0415 - see above
 
         answers: list[requests.Response] = []
-        # One import at a time: threads that import it together have met half of it.
-        with self._lock:
-            client = self._client(call, answers)
+        client = self._client(call, answers)
         job = BatchPredictionJob.from_json(json.dumps(body), ignore_unknown_fields=False)
         try:
             created = client.create_batch_prediction_job(
@@ -82,7 +79,7 @@ class JobCreation:
             )
             return found
         finally:
-            client.transport.close()
+            client.transport.close()  # type: ignore[no-untyped-call]
         raise self._error_of(call, failure, answers)
 
     def _client(self, call: Call, answers: list[requests.Response]) -> JobServiceClient:
@@ -127,8 +124,8 @@ def _check_installed() -> None:
         missing = False
     if missing:
         raise ConnectionSettingsError(
-            "Batches on Vertex AI are created with the package google-cloud-aiplatform, which is not installed. Nothing "
-            "was created or billed. Run pip install 'airflow-provider-llmbatch[vertex]' where the workers run."
+            "Batches on Vertex AI are created with the package google-cloud-aiplatform, which is not installed. "
+            "Nothing was created or billed. Run pip install 'airflow-provider-llmbatch[vertex]' where the workers run."
         )
 
 
@@ -136,14 +133,16 @@ def _credentials(headers: Callable[[], dict[str, str]], refresh: Callable[[], No
     """Google's client signs each attempt with what ``adapters.http`` would send."""
     from google.auth.credentials import Credentials  # noqa: PLC0415 - see above
 
-    class Signed(Credentials):  # type: ignore[misc,no-untyped-call] # google-auth lacks types
+    class Signed(Credentials):
+        @override
         def before_request(self, _request: object, _method: str, _url: str, sent: dict[str, str]) -> None:
             sent.update(headers())
 
+        @override
         def refresh(self, _request: object) -> None:
             refresh()  # after a 401, which created nothing
 
-    return Signed()
+    return Signed()  # type: ignore[no-untyped-call]
 
 
 def _lead(session: requests.Session, api_url: str, transport: TransportSettings) -> None:
@@ -151,7 +150,7 @@ def _lead(session: requests.Session, api_url: str, transport: TransportSettings)
     from requests.utils import get_environ_proxies  # noqa: PLC0415 - see above
 
     session.max_redirects = 0  # a redirect makes another call
-    # The environment's proxies count as they do elsewhere; its CA bundle and its .netrc would displace the connection's.
+    # The environment's proxies count as elsewhere; its CA bundle and its .netrc would displace the connection's own.
     session.trust_env = False
     session.proxies = get_environ_proxies(api_url, no_proxy=None)
     if transport.proxy:

@@ -114,7 +114,7 @@ def metadata_problem(name: str, value: str) -> str | None:
     return None
 
 
-def ends_by_itself(batch: Batch) -> bool:
+def has_ended(batch: Batch) -> bool:
     """Whether the job has ended for good; a paused one only counts as ended, and can still be cancelled."""
     return batch.is_terminal and batch.provider_status != _PAUSED
 
