@@ -1,8 +1,8 @@
 """What a provider's refusal means: from an HTTP answer to the error that tells its reader what to do next.
 
 The status decides, unless the body says that money, storage or the queue is used up. Bodies have OpenAI's shape,
-``{"error": {"message", "type", "param", "code"}}``, Azure's, with ``details`` and ``innererror`` instead, or none at
-all when a gateway answered.
+``{"error": {"message", "type", "param", "code"}}``, Azure's, with ``details`` and ``innererror`` instead, Google's, with
+a number for its ``code`` and its own word under ``status``, or none at all when a gateway answered.
 """
 
 from __future__ import annotations
@@ -182,6 +182,8 @@ def _reason(answer: Answer, redacted: Callable[[str], str]) -> tuple[str | None,
     if not isinstance(error, dict):
         return None, quoted(error) if error else None
     code = error.get("code") or error.get("type")
+    if isinstance(code, int):  # Google repeats the HTTP status there, and its own word stands in another place
+        code = error.get("status") or code
     message = " ".join(_words(error))
     return (quoted(code) if code else None), (quoted(message) if message else None)
 

@@ -128,7 +128,7 @@ class VertexAdapter(Adapter):
 
     @override
     def list_files(self, *, purpose: str | None = None, limit: int | None = None) -> Iterator[File]:
-        return self._files.list(purpose=purpose, limit=limit)
+        return self._files.listed(purpose=purpose, limit=limit)
 
     @override
     def delete_file(self, file_id: str) -> None:

@@ -69,7 +69,7 @@ class VertexFiles:
             provider="vertex",
         )
 
-    def list(self, *, purpose: str | None = None, limit: int | None = None) -> Iterator[File]:
+    def listed(self, *, purpose: str | None = None, limit: int | None = None) -> Iterator[File]:
         listed = 0
         if limit is not None and limit <= 0:
             return
@@ -91,9 +91,11 @@ class VertexFiles:
                 f"{file_id} is no output of a batch in this connection's bucket, so nothing in it was deleted. Use "
                 "Google's own tools for other folders."
             )
-        gone = [self._bucket.delete(stored.uri) for stored in list(self._bucket.list(self._below(file_id)))]
-        if not gone:
+        objects = list(self._bucket.list(self._below(file_id)))
+        if not objects:
             raise _no_results(file_id)
+        for stored in objects:
+            self._bucket.delete(stored.uri)
 
     def content(self, file_id: str) -> Iterator[bytes]:
         """An input file as it is stored; of a batch's output, every shard, as lines of an OpenAI result file."""
