@@ -1,17 +1,13 @@
 """Tokens of Entra ID for Azure, through azure-identity, which is imported only when a connection asks for one.
 
-A token is kept for the whole process and renewed five minutes before it ends, so that a thousand waits on one
-connection ask for one token an hour. A credential lives only as long as it takes to get a token: nothing stays open,
-and a secret, a certificate or a token file that was replaced counts from the next renewal on. Getting a token blocks,
-as every call of an adapter does.
+A token is shared by the whole process (``tokens.py``). A credential lives only as long as it takes to get a token:
+nothing stays open, and a secret, a certificate or a token file that was replaced counts from the next renewal on.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
-import threading
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from typing_extensions import override
 
 from airflow_provider_llmbatch.adapters.http import passwords_of
+from airflow_provider_llmbatch.adapters.tokens import SharedTokens, Token
 from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
     ConnectionSettingsError,
@@ -30,15 +27,12 @@ from airflow_provider_llmbatch.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from azure.core.credentials import AccessToken, TokenCredential
+    from azure.core.credentials import TokenCredential
 
     from airflow_provider_llmbatch.adapters.http import TransportSettings
 
 IdentityKind = Literal["client secret", "certificate", "managed identity", "workload identity", "default chain"]
 
-_RENEWED_BEFORE_END: Final = 300.0  # seconds; azure-identity's own tokens are renewed as early
-_FAILURE_SHARED: Final = 5.0  # seconds for which threads that waited for the same token share why there is none
-_TOKENS_KEPT: Final = 64
 _LONGEST_QUOTE: Final = 500  # characters of Entra ID's words in a message of ours
 # OAuth's words, and Entra's number, for what passes; azure-identity leaves nothing else of a 429.
 _PASSING: Final = ("temporarily_unavailable", "server_error", "AADSTS90033")
@@ -81,17 +75,7 @@ class Identity:
         return f"{self.kind} ({', '.join(who)})" if who else self.kind
 
 
-class _Kept:
-    """A token that threads share, or why there is none."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.token: AccessToken | None = None
-        self.failure: tuple[float, LLMBatchError] | None = None
-
-
-_TOKENS: Final[dict[tuple[Identity, str], _Kept]] = {}
-_TOKENS_LOCK: Final = threading.Lock()
+_TOKENS: Final = SharedTokens()
 
 
 class EntraAuthorization:
@@ -115,44 +99,12 @@ class EntraAuthorization:
         return {"Authorization": f"Bearer {self._token()}"}
 
     def refused(self) -> None:
-        kept = self._kept()
-        with kept.lock:
-            kept.token = None
-
-    def _kept(self) -> _Kept:
-        with _TOKENS_LOCK:
-            key = (self._identity, self._scope)
-            kept = _TOKENS.pop(key, None) or _Kept()
-            _TOKENS[key] = kept  # the last one asked for stands last
-            while len(_TOKENS) > _TOKENS_KEPT:
-                del _TOKENS[next(iter(_TOKENS))]
-            return kept
+        _TOKENS.forget((self._identity, self._scope))
 
     def _token(self) -> str:
-        kept = self._kept()
-        with kept.lock:
-            now = self._clock()
-            if kept.token is not None and now < kept.token.expires_on - _RENEWED_BEFORE_END:
-                return kept.token.token
-            problem = kept.failure[1] if kept.failure and 0 <= now - kept.failure[0] < _FAILURE_SHARED else None
-            if problem is None:
-                try:
-                    kept.token, kept.failure = self._fetched(), None
-                except LLMBatchError as error:
-                    problem = error
-                    kept.failure = (self._clock(), error)
-            if problem is None or self._old_one_will_do(kept, problem):
-                assert kept.token is not None  # noqa: S101 - fetched, or old
-                return kept.token.token
-        raise copy.copy(problem)  # each thread its own, since raising writes a traceback into it
+        return _TOKENS.get((self._identity, self._scope), self._fetched, self._clock).value
 
-    def _old_one_will_do(self, kept: _Kept, problem: LLMBatchError) -> bool:
-        """Whether an outage of Entra ID can be borne with the token that is about to end."""
-        return (
-            isinstance(problem, UnavailableError) and kept.token is not None and self._clock() < kept.token.expires_on
-        )
-
-    def _fetched(self) -> AccessToken:
+    def _fetched(self) -> Token:
         try:
             credential = _credential_of(self._identity, self._transport)
         except (ValueError, OSError) as error:
@@ -164,13 +116,15 @@ class EntraAuthorization:
             "sent or billed, and nothing was cancelled. Mend the connection, or what it leads to."
         )
 
-    def _asked(self, credential: TokenCredential) -> AccessToken:
+    def _asked(self, credential: TokenCredential) -> Token:
         from azure.core.exceptions import AzureError  # noqa: PLC0415 - an extra
 
         try:
-            return credential.get_token(self._scope)
+            found = credential.get_token(self._scope)
         except (AzureError, ValueError, OSError) as error:
             failure: Exception = error
+        else:
+            return Token(found.token, float(found.expires_on))
         finally:
             getattr(credential, "close", lambda: None)()
         # Outside the except block: the foreign error could carry a secret, so it is not chained.

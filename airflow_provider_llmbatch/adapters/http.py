@@ -76,6 +76,7 @@ class Call:
     :param body: Gives the body anew for each attempt; ``None`` for a call without one.
     :param repeat: Whether an attempt that may have reached the provider is repeated.
     :param conflict_passes: Whether a conflict (409) is worth a repeat: another call is in the way, and will end.
+    :param successes: Statuses outside 200 to 299 that are no errors here.
     """
 
     method: str
@@ -87,6 +88,19 @@ class Call:
     body: Callable[[], Iterator[bytes]] | None = None
     repeat: bool = True
     conflict_passes: bool = True
+    successes: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a call that went well.
+
+    :param headers: Their names in any case.
+    """
+
+    status_code: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Authorization(Protocol):
@@ -165,7 +179,11 @@ class HttpClient:
         self._sleep(seconds)
 
     def send(self, call: Call) -> bytes:
-        """Make a call and return the answer's body.
+        """Make a call and return the answer's body; raises as ``exchange`` does."""
+        return self.exchange(call).body
+
+    def exchange(self, call: Call) -> Reply:
+        """Make a call and return the whole answer.
 
         :raises LLMBatchError: As ``errors`` describes. If it is an ``UnavailableError``, ``reached`` tells whether the
             provider may have acted.
@@ -234,7 +252,7 @@ class HttpClient:
                 yield block[skip:]
                 skip = 0
 
-    def _attempt(self, call: Call) -> bytes:
+    def _attempt(self, call: Call) -> Reply:
         request = self._client.build_request(
             call.method,
             call.path.lstrip("/"),
@@ -251,7 +269,7 @@ class HttpClient:
             failure = httpx.RemoteProtocolError(str(error))
         else:
             self._check(call, response)
-            return response.content
+            return Reply(response.status_code, response.headers, response.content)
         # Outside the except block: the foreign error could carry a secret in its text, so it is not chained.
         raise self._unreachable(call, failure)
 
@@ -268,7 +286,7 @@ class HttpClient:
         if response.status_code == HTTPStatus.UNAUTHORIZED and self._authorization:
             self._authorization.refused()
         is_page = response.headers.get("content-type", "").lower().startswith("text/html")
-        if response.is_success and not is_page:
+        if (response.is_success or response.status_code in call.successes) and not is_page:
             return
         answer = Answer(
             status_code=response.status_code,
@@ -301,7 +319,7 @@ class HttpClient:
             reached=reached,
         )
 
-    def _until_answered(self, call: Call, attempt: Callable[[], bytes]) -> bytes:
+    def _until_answered(self, call: Call, attempt: Callable[[], Reply]) -> Reply:
         failures = 0
         while True:
             try:
