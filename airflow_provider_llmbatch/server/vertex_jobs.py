@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 State = Literal[
     "QUEUED", "PENDING", "RUNNING", "CANCELLING", "SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"
 ]
-_ENDS: Final[frozenset[State]] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"})
+ENDS: Final[frozenset[State]] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED"})
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, parent TEXT NOT NULL, ended INTEGER NOT NULL,
@@ -69,7 +69,7 @@ class Job(BaseModel):
 
     @property
     def has_ended(self) -> bool:
-        return self.state in _ENDS
+        return self.state in ENDS
 
     @property
     def model(self) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from airflow_provider_llmbatch.models import Batch, File
 from airflow_provider_llmbatch.server.store import open_private
 from airflow_provider_llmbatch.server.vertex_export import Export
-from airflow_provider_llmbatch.server.vertex_jobs import Stats, time_text
+from airflow_provider_llmbatch.server.vertex_jobs import ENDS, Stats, time_text
 from airflow_provider_llmbatch.server.vertex_storage import StorageAwayError, StorageRefusedError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MOST_REQUESTS: Final = 200_000
 MOST_BYTES: Final = 1_000_000_000
 """Of an input, like the requests in it: the guide "Batch inference with Gemini", 2026."""
 
-_ENDS: Final[dict[str, State]] = {
+_END_OF: Final[dict[str, State]] = {
     "completed": "SUCCEEDED",
     "failed": "FAILED",
     "cancelled": "CANCELLED",
@@ -59,7 +59,8 @@ class _StoppedError(Exception):
 
 
 class _Line(msgspec.Struct):
-    request: msgspec.Raw | None = None
+    # Not ``Raw | None``: msgspec decodes the members of a union.
+    request: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Labels(msgspec.Struct):
@@ -133,11 +134,13 @@ class JobRun:
             self._place.runner.cancel(batch.id)
 
     def _save(self, **changes: object) -> None:
-        self.job = self.job.model_copy(update={"updated": now(), **changes})
+        at = now()
+        times = {"updated": at} | ({"ended": at} if changes.get("state") in ENDS else {})
+        self.job = self.job.model_copy(update={**times, **changes})
         self._place.jobs.save(self.job)
 
     def _end(self, state: State, **changes: object) -> None:
-        self._save(state=state, ended=now(), **changes)
+        self._save(state=state, **changes)
 
     async def to_the_end(self) -> None:
         try:
@@ -227,7 +230,7 @@ class JobRun:
         try:
             line.decode()
             request = _decode_line(line).request
-            if request is None:
+            if bytes(request) == b"null":
                 raise InputError(f'Line {number} of {self.job.input_uri} has no "request".')
             return _Request(_own_id(number, request), "POST", ENDPOINT, _Body(self.job.model, request))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -265,7 +268,7 @@ class JobRun:
             self._end("PARTIALLY_SUCCEEDED", stats=stats, partial_failures=failures)
         else:
             error = {"error": (_CANCELLED, "The job was cancelled.")} if batch.status == "cancelled" else {}
-            self._end(_ENDS[batch.status], stats=stats, **error)
+            self._end(_END_OF[batch.status], stats=stats, **error)
 
     def _forget_files(self) -> None:
         """What the store kept for this job; its owner's objects are in Cloud Storage."""
