@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from support.gcs import RunningStorage, running_gcs
 from support.server import RunningServer, running_server
+from support.vertex import BUCKET, running_vertex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,21 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSe
     """The same with Azure's face; its files are quickly processed."""
     face = ("--face", "azure", "--azure-file-seconds", "0.05")
     with running_server(tmp_path_factory.mktemp("azure"), extra_args=face) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[RunningStorage]:
+    """Cloud Storage for all tests of a worker: each makes a bucket of its own."""
+    with running_gcs() as storage:
+        yield storage
+
+
+@pytest.fixture(scope="session")
+def vertex_server(gcs: RunningStorage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The same with Vertex AI's face, beside that storage; its output has several shards beyond 50 rows."""
+    gcs.create_bucket(BUCKET)
+    with running_vertex(tmp_path_factory.mktemp("vertex"), gcs, extra_args=("--vertex-rows-per-shard", "50")) as server:
         yield server
 
 

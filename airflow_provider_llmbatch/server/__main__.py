@@ -18,7 +18,7 @@ from airflow_provider_llmbatch.server.app import create_app
 from airflow_provider_llmbatch.server.engines.echo import EchoEngine
 from airflow_provider_llmbatch.server.engines.http import DEFAULT_TIMEOUT, EngineAddressError, HttpEngine, Patience
 from airflow_provider_llmbatch.server.engines.local import PARALLEL_REQUESTS, LocalEngine, MissingPackageError
-from airflow_provider_llmbatch.server.faces import Face, add_options
+from airflow_provider_llmbatch.server.faces import Face, FaceError, add_options
 from airflow_provider_llmbatch.server.faults import Faults, FaultsError
 from airflow_provider_llmbatch.server.faulty import FaultyApp, FaultyEngine
 from airflow_provider_llmbatch.server.numbers import positive
@@ -61,8 +61,10 @@ def _serve(options: argparse.Namespace) -> int:
         )
     engine, faults = _engine(options), _faults(options.faults)
     face = Face(options, faults)
-    if not face.knows_its_faults:
-        raise _CannotStartError(f"The file of faults {options.faults} has rules for files: they need --face azure.")
+    try:
+        face.check()
+    except FaceError as error:
+        raise _CannotStartError(str(error)) from None
     try:
         listener = socket.create_server((options.host, options.port), family=_family(options.host))
     except OSError as error:
@@ -74,7 +76,7 @@ def _serve(options: argparse.Namespace) -> int:
         listener.close()
         raise _CannotStartError(f"The data folder {options.data} cannot be used ({error.strerror}).") from error
     engine = face.behind(engine)
-    app: ASGIApp = create_app(
+    inner = create_app(
         store,
         FaultyEngine(engine, faults) if faults else engine,
         api_key=api_key,
@@ -83,7 +85,7 @@ def _serve(options: argparse.Namespace) -> int:
         max_upload_bytes=options.max_upload_bytes,
         dialect=face.dialect,
     )
-    app = face.before(app, store, api_key=api_key)
+    app: ASGIApp = face.before(inner, store, api_key=api_key, url=_address(listener), model=engine.model)
     if faults:
         print(f"FOR TESTS ONLY: this server breaks things, as {options.faults} says.", file=sys.stderr)  # noqa: T201
         app = FaultyApp(app, faults, store)
@@ -106,9 +108,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
-            host, port, *_ = sockets[0].getsockname()
-            shown = f"[{host}]" if ":" in host else host
-            print(f"Listening on http://{shown}:{port}{self.base_path}", flush=True)  # noqa: T201 - what starts it waits for this line
+            print(f"Listening on {_address(sockets[0])}{self.base_path}", flush=True)  # noqa: T201 - what starts it waits for this line
+
+
+def _address(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -63,3 +63,6 @@ AZURE: Final = Dialect(
     bom_error=NO_DEPLOYMENT,
 )
 """Microsoft's guide to Azure OpenAI batch deployments (2026-03-19), and its quotas page (mid 2026)."""
+
+VERTEX: Final = Dialect(max_requests=200_000, input_lifetime=None)
+"""The guide "Batch inference with Gemini" (2026), for the batches that stand behind Vertex AI's jobs."""

@@ -98,6 +98,13 @@ class TokenLimit(_Rule):
         )
 
 
+class LoseRows(_Rule):
+    """Rows that Vertex AI's face leaves out of a job's output, which then has partially succeeded."""
+
+    fault: Literal["lose_rows"]
+    rows: int = Field(ge=1)
+
+
 class BrokenFile(_Rule):
     """An input file that Azure's face takes and then cannot read."""
 
@@ -114,7 +121,7 @@ class _File(BaseModel):
         Annotated[StatusOfCall | Reset | DelayOfCall | LoseAnswer | Truncate, Field(discriminator="fault")], ...
     ] = ()
     requests: tuple[Annotated[StatusOfRequest | DelayOfRequest, Field(discriminator="fault")], ...] = ()
-    batches: tuple[Annotated[Expire | TokenLimit, Field(discriminator="fault")], ...] = ()
+    batches: tuple[Annotated[Expire | TokenLimit | LoseRows, Field(discriminator="fault")], ...] = ()
     files: tuple[BrokenFile, ...] = ()
 
 
@@ -155,6 +162,15 @@ class Faults:
         self.requests = [_Armed(rule, f"{file.seed} requests {i}") for i, rule in enumerate(file.requests)]
         self.files = [_Armed(rule, f"{file.seed} files {i}") for i, rule in enumerate(file.files)]
         self.batches = [_Armed(rule, f"{file.seed} batches {i}") for i, rule in enumerate(file.batches)]
+
+    @property
+    def loses_rows(self) -> bool:
+        return any(isinstance(armed.rule, LoseRows) for armed in self.batches)
+
+    def lost_rows(self) -> int:
+        """How many rows of the next output get lost."""
+        rule = first_striking(self.batches, lambda rule: isinstance(rule, LoseRows))
+        return rule.rows if isinstance(rule, LoseRows) else 0
 
     @classmethod
     def read(cls, path: Path) -> Faults:

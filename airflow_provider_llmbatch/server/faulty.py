@@ -20,6 +20,7 @@ from airflow_provider_llmbatch.server.engines.base import Answer, Engine, refusa
 from airflow_provider_llmbatch.server.faults import (
     Expire,
     LoseAnswer,
+    LoseRows,
     Reset,
     StatusOfCall,
     StatusOfRequest,
@@ -77,10 +78,10 @@ class FaultyEngine(Engine):
 
     @override
     def objection(self, batch: Batch, model: str | None) -> BatchError | None:
-        rule = first_striking(self._faults.batches, lambda rule: not _refuses_creation(rule))
+        rule = first_striking(self._faults.batches, _strikes_validation)
         if isinstance(rule, TokenLimit):
             return BatchError(code=_TOKEN_LIMIT, message=rule.message(model))
-        if rule is not None:
+        if isinstance(rule, Expire):
             self._lifetimes[batch.id] = rule.after_answers
         return self._engine.objection(batch, model)
 
@@ -146,8 +147,12 @@ class _Creation(msgspec.Struct):
     input_file_id: str
 
 
-def _refuses_creation(rule: Expire | TokenLimit) -> bool:
+def _refuses_creation(rule: Expire | TokenLimit | LoseRows) -> bool:
     return isinstance(rule, TokenLimit) and rule.at == "creation"
+
+
+def _strikes_validation(rule: Expire | TokenLimit | LoseRows) -> bool:
+    return isinstance(rule, Expire) or (isinstance(rule, TokenLimit) and rule.at == "validation")
 
 
 async def _answer(rule: StatusOfCall, receive: Receive, send: Send) -> None:

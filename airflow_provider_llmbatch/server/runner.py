@@ -71,6 +71,11 @@ class Runner:
         batch = self.store.batch(batch_id)
         return batch and without_results_to_come(batch)
 
+    async def ended(self, batch_id: str) -> None:
+        """Wait until nobody works on a batch any more: it has ended, or broke off and goes on at the next start."""
+        if tasks := [task for task in self._tasks if task.get_name() == batch_id]:
+            await asyncio.wait(tasks)
+
     def cancel(self, batch_id: str) -> Batch:
         """Begin to cancel a batch that has not ended; one that had stopped goes on, to its cancelled end."""
         run = self._running.get(batch_id)
