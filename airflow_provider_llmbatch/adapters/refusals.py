@@ -1,8 +1,8 @@
 """What a provider's refusal means: from an HTTP answer to the error that tells its reader what to do next.
 
 The status decides, unless the body says that money, storage or the queue is used up. Bodies have OpenAI's shape,
-``{"error": {"message", "type", "param", "code"}}``, Azure's, with ``details`` and ``innererror`` instead, Google's, with
-a number for its ``code`` and its own word under ``status``, or none at all when a gateway answered.
+``{"error": {"message", "type", "param", "code"}}``, Azure's, with ``details`` and ``innererror`` instead, Google's,
+with a number as ``code`` and its own word in ``status``, or none at all when a gateway answered.
 """
 
 from __future__ import annotations

@@ -125,8 +125,8 @@ def check_metadata(metadata: Mapping[str, object], limits: Limits) -> None:
                 f"{name[:64]!r} is too long: a name has at most {limits.max_metadata_key_chars} characters, a value "
                 f"{limits.max_metadata_value_chars}"
             )
-        elif limits.metadata_problem and (told := limits.metadata_problem(name, value)):
-            problem = told
+        elif problem is None and limits.metadata_problem:
+            problem = limits.metadata_problem(name, value)
     if problem:
         raise BatchInputError(f"The metadata cannot be sent: {problem}. Nothing was created or billed.")
 

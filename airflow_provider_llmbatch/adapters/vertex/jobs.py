@@ -157,14 +157,17 @@ def _input_uri(job: Mapping[str, JsonValue]) -> str | None:
 
 
 def _output_directory(job: Mapping[str, JsonValue], status: BatchStatus, counts: RequestCounts) -> str | None:
-    """Where the results lie once it has ended; ``None`` if there cannot be any."""
+    """Where results lie once it has ended; ``None`` if there cannot be any."""
     if status not in ("completed", "failed", "expired", "cancelled"):
         return None
     directory = _text(_mapping(job.get("outputInfo")).get("gcsOutputDirectory"))
-    if directory is None and (status == "completed" or job.get("startTime") or counts.done):
-        # A job that did not end well may not say where it wrote what it had.
-        destination = _mapping(_mapping(job.get("outputConfig")).get("gcsDestination"))
-        directory = _text(destination.get("outputUriPrefix"))
+    destination = _mapping(_mapping(job.get("outputConfig")).get("gcsDestination"))
+    prefix = _text(destination.get("outputUriPrefix"))
+    if status == "completed":
+        directory = directory or prefix
+    elif directory or job.get("startTime") or counts.done:
+        # What it had by then may be there or not, and the job may not say where; below its prefix nothing else lies.
+        directory = prefix or directory
     return f"{directory.rstrip('/')}/" if directory else None
 
 
