@@ -109,7 +109,7 @@ class Authorization(Protocol):
     """Headers that change in the course of a day. Safe to use from several threads."""
 
     def headers(self) -> Mapping[str, str]:
-        """For one attempt, asked for just before it; their values count as secrets.
+        """For one attempt, asked for just before it; a value with its scheme in front (``Bearer …``) is a secret.
 
         :raises LLMBatchError: There are none to be had; nothing was sent.
         """
@@ -146,7 +146,7 @@ class HttpClient:
         self._sleep = sleep
         self._authorization = authorization
         self._last_secrets: tuple[str, ...] = ()
-        _check_proxy(settings.proxy)
+        check_proxy(settings.proxy)
         known = (*secrets, *passwords_of(base_url), settings.proxy, *passwords_of(settings.proxy))
         self._secrets = tuple(secret for secret in known if secret and len(secret) >= _SHORTEST_SECRET)
         try:
@@ -154,7 +154,7 @@ class HttpClient:
                 base_url=base_url.rstrip("/") + "/",
                 headers={"User-Agent": f"airflow-provider-llmbatch/{__version__}", **headers},
                 params=params,
-                verify=_ssl_context(settings.ca_bundle),
+                verify=ssl_context(settings.ca_bundle),
                 proxy=settings.proxy,
                 timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
                 follow_redirects=False,  # a redirect to another host would carry the key along
@@ -295,7 +295,7 @@ class HttpClient:
         """What to send with one attempt of a call besides the client's own headers; known as secrets from now on."""
         fresh = dict(self._authorization.headers()) if self._authorization else {}
         # A server may quote them without the scheme in front. Those of the attempt before may still be under way.
-        new = tuple(value.rpartition(" ")[2] for value in fresh.values())
+        new = tuple(value.rpartition(" ")[2] for value in fresh.values() if " " in value)
         if new and not set(new) <= set(self._last_secrets):
             self._last_secrets = (*new, *self._last_secrets[: len(new)])
         return {**fresh, **(call.headers or {})}
@@ -377,7 +377,8 @@ def passwords_of(url: str | None) -> tuple[str, ...]:
     return written, unquote(written)
 
 
-def _check_proxy(url: str | None) -> None:
+def check_proxy(url: str | None) -> None:
+    """:raises ConnectionSettingsError: It is no URL; it is not quoted."""
     try:
         if url is None or httpx.Proxy(url).url.host:
             return
@@ -390,7 +391,7 @@ def _check_proxy(url: str | None) -> None:
 
 
 @lru_cache(maxsize=32)
-def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
+def ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
     """Made once for a process: each takes 23 ms and a megabyte, which a thousand triggers would feel."""
     if ca_bundle is None:
         return httpx.create_ssl_context()
