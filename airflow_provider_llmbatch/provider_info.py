@@ -255,6 +255,11 @@ def get_provider_info() -> dict[str, object]:
                         "schema": _TEXT,
                         "description": "Accounts to act as, with commas between them; the last one is who calls.",
                     },
+                    "is_anonymous": {
+                        "label": "Anonymous",
+                        "schema": _SWITCH,
+                        "description": "Send no token, as emulators want it.",
+                    },
                     "quota_project_id": {
                         "label": "Quota project",
                         "schema": _TEXT,

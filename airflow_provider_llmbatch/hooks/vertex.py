@@ -34,17 +34,15 @@ def _parsed(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _listed(value: object) -> object:
-    """A list, or a text with commas between its items."""
-    given = value.split(",") if isinstance(value, str) else value
-    return [item.strip() for item in given if str(item).strip()] if isinstance(given, list) else given
+def _joined(value: object) -> object:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 JsonText = Annotated[str, BeforeValidator(_text_of_json)]
 """A JSON object, as text or as itself."""
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-"""A list of texts, or one text with commas."""
+Names = Annotated[str, BeforeValidator(_joined)]
+"""Texts with commas between them; a list will do."""
 
 
 class _VertexExtra(CommonExtra):
@@ -62,8 +60,8 @@ class _VertexExtra(CommonExtra):
     project: str | None = None
     location: str | None = None
     bucket: str | None = None
-    impersonation_chain: Names = ()
-    drop_params: Names = ()
+    impersonation_chain: Names | None = None
+    drop_params: Names | None = None
     thinking_budgets: Annotated[dict[str, int], BeforeValidator(_parsed)] | None = None
     storage_url: str | None = None
     quota_project_id: str | None = None
@@ -91,7 +89,7 @@ class GoogleCloudExtra(_VertexExtra):
     credential_config_file: JsonText | None = None
     key_secret_name: str | None = None
     idp_issuer_url: str | None = None
-    scope: Names = (CLOUD_PLATFORM,)
+    scope: Names = CLOUD_PLATFORM
     num_retries: Annotated[int, Field(ge=0)] | None = None
 
 
@@ -129,7 +127,7 @@ def well_known_google_adapter(connection: Connection, *, looking: bool = False) 
         key_json=extra.keyfile_dict,
         config=extra.credential_config_file,
         impersonate=accounts_of(extra.impersonation_chain),
-        scopes=extra.scope,
+        scopes=_parts(extra.scope),
         quota_project=extra.quota_project_id,
         anonymous=extra.is_anonymous,
     )
@@ -151,12 +149,16 @@ def _settings(connection: Connection, extra: _VertexExtra, identity: Identity, *
         project=extra.project,
         identity=identity,
         model=extra.model,
-        drop_params=frozenset(extra.drop_params),
+        drop_params=frozenset(_parts(extra.drop_params)),
         thinking_budgets=extra.thinking_budgets,
         endpoint=base_url_of(connection),
         storage_url=extra.storage_url,
         transport=extra.transport(looking=looking),
     )
+
+
+def _parts(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 class LLMBatchVertexHook(LLMBatchHook):
