@@ -91,7 +91,7 @@ class VertexFiles:
                 f"{file_id} is no output of a batch in this connection's bucket, so nothing in it was deleted. Use "
                 "Google's own tools for other folders."
             )
-        objects = list(self._bucket.list(self._below(file_id)))
+        objects = list(self._bucket.list(file_id))
         if not objects:
             raise _no_results(file_id)
         for stored in objects:
@@ -169,13 +169,9 @@ class VertexFiles:
             described["requests"] = str(requests)
         return chain((first,), blocks), described
 
-    def _below(self, directory: str) -> str:
-        """How ``Bucket.list`` calls what lies in a directory: below the bucket's own prefix, if it lies there."""
-        return directory.removeprefix(self._bucket.uri(""))
-
     def _shards(self, directory: str) -> list[StoredObject]:
         """:raises NotFoundError: There are none, though the job says that it wrote there."""
-        shards = [stored for stored in self._bucket.list(self._below(directory)) if _is_shard(stored.name)]
+        shards = [stored for stored in self._bucket.list(directory) if _is_shard(stored.name)]
         if not shards and directory.rstrip("/").rpartition("/")[2].startswith(_NAMED_BY_SERVICE):
             raise _no_results(directory)
         return shards

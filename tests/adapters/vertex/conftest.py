@@ -1,53 +1,21 @@
 from __future__ import annotations
 
 import os
+import uuid
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import trustme
 from support.google_tokens import GoogleTokens, google_tokens
-from support.vertex import BUCKET
 
-from airflow_provider_llmbatch.adapters.vertex.adapter import VertexAdapter
-from airflow_provider_llmbatch.adapters.vertex.credentials import Identity
-from airflow_provider_llmbatch.adapters.vertex.settings import VertexSettings
+from airflow_provider_llmbatch.adapters.http import TransportSettings
+from airflow_provider_llmbatch.adapters.vertex.storage import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.gcs import RunningStorage
-    from support.server import RunningServer
-
-
-class ConnectVertex(Protocol):
-    def __call__(self, url: str | None = ..., **settings: Any) -> VertexAdapter: ...
-
-
-@pytest.fixture
-def connect_vertex(vertex_server: RunningServer, gcs: RunningStorage, sleeps: list[float]) -> Iterator[ConnectVertex]:
-    """Make an adapter for Vertex AI's API at a URL, the real face's by default, with the face's own key.
-
-    It does not sleep, and is closed after the test.
-    """
-    key = (vertex_server.data_dir / "service-account.json").read_text()
-    usual = {
-        "location": "us-central1",
-        "project": "analytics",
-        "bucket": f"gs://{BUCKET}",
-        "identity": Identity(key_json=key),
-        "storage_url": gcs.url,
-    }
-    with ExitStack() as stack:
-
-        def connected(url: str | None = None, **settings: Any) -> VertexAdapter:
-            endpoint = vertex_server.url if url is None else url
-            adapter = VertexAdapter(VertexSettings(**{**usual, "endpoint": endpoint, **settings}))
-            adapter._http._sleep = sleeps.append
-            stack.callback(adapter.close)
-            return adapter
-
-        yield connected
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +37,33 @@ def no_account_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory
         monkeypatch.delenv(name)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path_factory.getbasetemp() / "no-gcloud"))
+
+
+@pytest.fixture
+def bucket(gcs: RunningStorage) -> str:
+    """A new one of the test's own."""
+    return gcs.create_bucket(f"bucket-{uuid.uuid4().hex}")
+
+
+class OpenBucket(Protocol):
+    def __call__(self, address: str, **settings: Any) -> Bucket: ...
+
+
+@pytest.fixture
+def sleeps() -> list[float]:
+    """How long buckets made by ``open_bucket`` would have slept between attempts, in seconds."""
+    return []
+
+
+@pytest.fixture
+def open_bucket(gcs: RunningStorage, sleeps: list[float]) -> Iterator[OpenBucket]:
+    """Make a connection's bucket at ``gcs``, or at another ``storage_url``; it does not sleep, and is closed."""
+    with ExitStack() as stack:
+
+        def opened(address: str, **settings: Any) -> Bucket:
+            defaults = {"authorization": None, "transport": TransportSettings(), "storage_url": gcs.url}
+            store = Bucket(address, sleep=sleeps.append, **{**defaults, **settings})
+            stack.callback(store.close)
+            return store
+
+        yield opened

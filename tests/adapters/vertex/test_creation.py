@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import trustme
-    from adapters.vertex.conftest import ConnectVertex
+    from adapters.conftest import ConnectVertex
     from pydantic import JsonValue
     from support.fault_proxy import Fault
     from support.gcs import RunningStorage
