@@ -6,7 +6,6 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 from support.batch_server import jsonl
 from support.vertex import BUCKET, ENDS, PARENT, Vertex, calling, gemini_line, good, wanted
@@ -14,6 +13,7 @@ from support.vertex import BUCKET, ENDS, PARENT, Vertex, calling, gemini_line, g
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import httpx
     from support.gcs import RunningStorage
     from support.server import RunningServer
 
