@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import stat
+import time
 from typing import TYPE_CHECKING
 
-import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from support.batch_server import jsonl
 from support.vertex import BUCKET, ENDS, PARENT, Vertex, calling, gemini_line, good, wanted
 
+from airflow_provider_llmbatch.server.service_account import GRANT_TYPE, ServiceAccount
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    import httpx
     from support.gcs import RunningStorage
     from support.server import RunningServer
 
@@ -30,9 +38,9 @@ def test_a_job_takes_its_requests_from_one_object_and_leaves_its_answers_in_anot
     created = good(vertex.http.post(PARENT, json=asked))
     name = created.pop("name")
     assert re.fullmatch(r"projects/[0-9]{12}/locations/us-central1/batchPredictionJobs/[0-9]{19}", name)
-    time = created.pop("createTime")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", time)
-    assert created == {**asked, "state": "JOB_STATE_QUEUED", "updateTime": time}
+    at = created.pop("createTime")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", at)
+    assert created == {**asked, "state": "JOB_STATE_QUEUED", "updateTime": at}
 
     done = vertex.until({"name": name}, *ENDS)
     times = [done.pop(key) for key in ("createTime", "startTime", "endTime", "updateTime")]
@@ -282,3 +290,56 @@ def test_every_call_needs_a_token_and_every_refusal_is_one_of_googles(vertex: Ve
     assert told(vertex.http.post(PARENT, content=b"[]")) == (400, "INVALID_ARGUMENT")
     assert told(vertex.http.get(PARENT, params={"pageSize": "x"})) == (400, "INVALID_ARGUMENT")
     assert told(vertex.http.get(PARENT, params={"pageToken": "x"})) == (400, "INVALID_ARGUMENT")
+
+
+def _statement(account: dict[str, str], **other: object) -> str:
+    now = int(time.time())
+    claims = {"iss": account["client_email"], "iat": now, "exp": now + 3600, "scope": "cloud-platform", **other}
+    return jwt.encode(claims, account["private_key"], algorithm="RS256")
+
+
+def test_a_statement_that_the_key_has_signed_is_changed_for_a_token_or_stands_for_one(vertex: Vertex) -> None:
+    def ask(statement: str, grant: str = GRANT_TYPE) -> httpx.Response:
+        form = {"grant_type": grant, "assertion": statement}
+        return vertex.http.post("/token", data=form, headers={"Authorization": ""})
+
+    def passes(token: str) -> bool:
+        return vertex.http.get(PARENT, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+    account = json.loads((vertex.data_dir / "service-account.json").read_text())
+    made = ask(_statement(account)).json()
+    assert made == {"access_token": made["access_token"], "expires_in": 3599, "token_type": "Bearer"}
+    assert passes(made["access_token"])
+    assert passes(_statement(account))
+
+    stranger = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    forged = _statement({**account, "private_key": stranger.private_bytes(*form).decode()})
+    long_ago = int(time.time()) - 10_000
+    for wrong in (
+        forged,
+        _statement(account, iss="somebody@else.iam.gserviceaccount.com"),
+        _statement(account, iat=long_ago, exp=long_ago + 3600),
+        _statement(account, exp=int(time.time()) + 90_000),
+        made["access_token"],
+        "nonsense",
+    ):
+        refused = ask(wrong)
+        assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
+        assert wrong == made["access_token"] or not passes(wrong)
+    assert not passes(f"{made['access_token']}x")
+    assert ask(_statement(account), "password").json()["error"] == "unsupported_grant_type"
+
+
+def test_the_key_file_is_for_its_owner_only_and_keeps_its_key_when_the_address_changes(tmp_path: Path) -> None:
+    file = tmp_path / "service-account.json"
+    ServiceAccount(file, url="http://127.0.0.1:1", project="mine")
+    first = json.loads(file.read_text())
+    ServiceAccount(file, url="http://127.0.0.1:2", project="mine")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (
+        first.items()
+        >= {"type": "service_account", "project_id": "mine", "token_uri": "http://127.0.0.1:1/token"}.items()
+    )
+    assert json.loads(file.read_text()) == {**first, "token_uri": "http://127.0.0.1:2/token"}
+    assert [path.name for path in tmp_path.iterdir()] == ["service-account.json"]

@@ -40,6 +40,7 @@ class Vertex:
 
     http: httpx.Client
     storage: RunningStorage
+    data_dir: Path
 
     def put(self, content: bytes) -> str:
         """Store an input; its URI."""
@@ -93,7 +94,7 @@ class Vertex:
 def calling(server: RunningServer, storage: RunningStorage) -> Iterator[Vertex]:
     headers = {"Authorization": f"Bearer {server.api_key}"}
     with httpx.Client(base_url=server.url, headers=headers, timeout=30, trust_env=False) as http:
-        yield Vertex(http, storage)
+        yield Vertex(http, storage, server.data_dir)
 
 
 def good(response: httpx.Response) -> dict[str, Any]:
