@@ -86,6 +86,10 @@ class AdapterContract:
         """What the adapter makes of a batch with a provider's status word."""
         raise NotImplementedError
 
+    def failing_line(self, custom_id: str) -> bytes:
+        """A line that can be uploaded, and fails when it is run."""
+        return chat_line(custom_id, None)
+
     def upload(self, adapter: Adapter, *lines: bytes) -> File:
         return adapter.create_file(io.BytesIO(b"".join(lines)), filename=unique_name())
 
@@ -164,7 +168,7 @@ class AdapterContract:
 
     def test_a_batch_ends_with_one_outcome_for_each_request(self, adapter: Adapter) -> None:
         good = [chat_line(f"good-{n}", f"say {n}") for n in range(5)]
-        batch = until_ended(adapter, self.create(adapter, *good[:3], chat_line("bad", None), *good[3:]).id)
+        batch = until_ended(adapter, self.create(adapter, *good[:3], self.failing_line("bad"), *good[3:]).id)
         assert (batch.status, batch.request_counts.model_dump()) == (
             "completed",
             {"total": 6, "completed": 5, "failed": 1},

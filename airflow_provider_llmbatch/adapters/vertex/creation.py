@@ -101,7 +101,10 @@ class JobCreation:
         return JobServiceClient(transport=transport)
 
     def _error_of(self, call: Call, failure: Exception, answers: list[requests.Response]) -> LLMBatchError:
-        if not answers:
+        from requests.exceptions import RequestException, TooManyRedirects  # noqa: PLC0415 - see above
+
+        broken_off = isinstance(failure, RequestException) and not isinstance(failure, TooManyRedirects)
+        if not answers or broken_off:
             return self._http.unreachable(call, _as_httpx(failure))
         answer = answers[-1]
         try:
