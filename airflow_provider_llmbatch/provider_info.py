@@ -219,5 +219,75 @@ def get_provider_info() -> dict[str, object]:
                     },
                 },
             },
+            {
+                "connection-type": "llmbatch_vertex",
+                "hook-class-name": f"{_PACKAGE}.hooks.vertex.LLMBatchVertexHook",
+                "hook-name": "LLM Batch: Vertex AI",
+                "conn-fields": {
+                    "project": {
+                        "label": "Project",
+                        "schema": _TEXT,
+                        "description": "Id of the Google Cloud project. Empty: the one that the key belongs to.",
+                    },
+                    "location": {
+                        "label": "Location",
+                        "schema": _TEXT,
+                        "description": "Where jobs run: a region such as us-central1, or global, us or eu. Required.",
+                    },
+                    "bucket": {
+                        "label": "Bucket",
+                        "schema": _TEXT,
+                        "description": "gs://bucket or gs://bucket/prefix: input files and results lie there.",
+                    },
+                    "keyfile_path": {
+                        "label": "Key file",
+                        "schema": _TEXT,
+                        "description": "Path of a service account's key. Without any key: application default "
+                        "credentials.",
+                    },
+                    "keyfile_json": {
+                        "label": "Key JSON",
+                        "schema": _SECRET,
+                        "description": "The key itself, as JSON, instead of a path.",
+                    },
+                    "impersonation_chain": {
+                        "label": "Impersonation chain",
+                        "schema": _TEXT,
+                        "description": "Accounts to act as, with commas between them; the last one is who calls.",
+                    },
+                    "is_anonymous": {
+                        "label": "Anonymous",
+                        "schema": _SWITCH,
+                        "description": "Send no token, as emulators want it.",
+                    },
+                    "quota_project_id": {
+                        "label": "Quota project",
+                        "schema": _TEXT,
+                        "description": "Whose quota calls count against. Empty: as the key or the environment says.",
+                    },
+                    "drop_params": {
+                        "label": "Drop parameters",
+                        "schema": _TEXT,
+                        "description": "Parameters of requests, with commas between them, to leave out where Gemini "
+                        "cannot do them. Otherwise they are refused.",
+                    },
+                    "thinking_budgets": {
+                        "label": "Thinking budgets",
+                        "schema": _JSON_OBJECT,
+                        "description": "Tokens for each reasoning_effort on Gemini 2.5. Empty: Google's own.",
+                    },
+                    "storage_url": {
+                        "label": "Storage URL",
+                        "schema": _TEXT,
+                        "description": "Of Cloud Storage, behind a private endpoint. Empty: Google's own.",
+                    },
+                    **_COMMON_FIELDS,
+                },
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login", "password"],
+                    "relabeling": {"host": "Endpoint"},
+                    "placeholders": {"host": "empty for Google's own", "port": "443"},
+                },
+            },
         ],
     }

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from airflow_provider_llmbatch.models import BATCH_ENDPOINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO
 
     from airflow_provider_llmbatch.models import Batch, File
@@ -30,6 +30,8 @@ class Limits:
     :param max_metadata_pairs: Metadata of one batch; one pair is the package's own key.
     :param max_metadata_key_chars: Characters of a metadata key.
     :param max_metadata_value_chars: Characters of a metadata value.
+    :param package_pairs: How many of the pairs the package needs.
+    :param metadata_problem: What is wrong with a pair that is short enough, if the provider takes not every text.
     """
 
     max_requests: int
@@ -38,6 +40,27 @@ class Limits:
     max_metadata_pairs: int = 16
     max_metadata_key_chars: int = 64
     max_metadata_value_chars: int = 512
+    package_pairs: int = 1
+    metadata_problem: Callable[[str, str], str | None] | None = None
+
+
+class LineCheck(Protocol):
+    """What a provider asks of the lines of one input beyond OpenAI's rules; made anew for each input.
+
+    The text of a ``ValueError`` completes "Line 17 of reviews.jsonl …".
+    """
+
+    def own_id(self, line: bytes) -> str | None:
+        """The id of a line in the provider's own format, which OpenAI's rules do not concern; ``None`` for any other.
+
+        :raises ValueError: It is in that format, and cannot be sent.
+        """
+
+    def uploaded_bytes(self, line: bytes) -> int:
+        """How long the line is as it is uploaded, its line end included.
+
+        :raises ValueError: The provider cannot do what it asks for.
+        """
 
 
 class Adapter(ABC):
@@ -53,6 +76,15 @@ class Adapter(ABC):
 
     worst_case_hours: ClassVar[float]
     """How long a healthy batch may take at the provider; a wait without a deadline of its own allows an hour more."""
+
+    names_unexecuted: ClassVar[bool] = True
+    """Whether the result files also name the requests that were never run, in a batch that was cancelled or expired."""
+
+    verifies_downloads: ClassVar[bool] = False
+    """Whether ``file_content`` itself raises when other or fewer bytes arrive than there are."""
+
+    stores_as_sent: ClassVar[bool] = True
+    """Whether a file is stored byte for byte as it was uploaded, so that its size tells it from another."""
 
     @abstractmethod
     def create_file(
@@ -81,6 +113,14 @@ class Adapter(ABC):
     def file_content(self, file_id: str) -> Iterator[bytes]:
         """Stream a file's bytes in blocks; a broken download goes on where it ended."""
 
+    def line_check(self) -> LineCheck | None:
+        """What to ask of the lines of an input besides OpenAI's rules, before anything is uploaded."""
+        return None
+
+    def input_ids(self, file_id: str) -> Iterator[bytes]:
+        """Stream an input file in blocks of lines that hold at least each request's ``custom_id``."""
+        return self.file_content(file_id)
+
     @abstractmethod
     def create_batch(
         self,
@@ -104,6 +144,11 @@ class Adapter(ABC):
     @abstractmethod
     def list_batches(self, *, after: str | None = None, limit: int | None = None) -> Iterator[Batch]:
         """Page through the batches, newest first where the provider sorts; ``limit`` bounds the whole listing."""
+
+    def list_batches_with(self, name: str, value: str) -> Iterator[Batch]:
+        """The batches whose metadata hold a pair, and perhaps others: all of them, where the provider cannot filter."""
+        del name, value
+        return self.list_batches()
 
     @abstractmethod
     def cancel_batch(self, batch_id: str) -> Batch:

@@ -75,7 +75,7 @@ class Identity:
         return f"{self.kind} ({', '.join(who)})" if who else self.kind
 
 
-_TOKENS: Final = SharedTokens()
+_TOKENS: Final[SharedTokens[Token]] = SharedTokens()
 
 
 class EntraAuthorization:

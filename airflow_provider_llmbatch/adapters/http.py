@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from pydantic import JsonValue
+
+AnswerT = TypeVar("AnswerT")
 
 BLOCK_BYTES: Final = 256 * 1024
 """How much of a file is in memory at a time."""
@@ -107,7 +109,7 @@ class Authorization(Protocol):
     """Headers that change in the course of a day. Safe to use from several threads."""
 
     def headers(self) -> Mapping[str, str]:
-        """For one attempt, asked for just before it; their values count as secrets.
+        """For one attempt, asked for just before it; a value with its scheme in front (``Bearer …``) is a secret.
 
         :raises LLMBatchError: There are none to be had; nothing was sent.
         """
@@ -144,7 +146,7 @@ class HttpClient:
         self._sleep = sleep
         self._authorization = authorization
         self._last_secrets: tuple[str, ...] = ()
-        _check_proxy(settings.proxy)
+        check_proxy(settings.proxy)
         known = (*secrets, *passwords_of(base_url), settings.proxy, *passwords_of(settings.proxy))
         self._secrets = tuple(secret for secret in known if secret and len(secret) >= _SHORTEST_SECRET)
         try:
@@ -152,7 +154,7 @@ class HttpClient:
                 base_url=base_url.rstrip("/") + "/",
                 headers={"User-Agent": f"airflow-provider-llmbatch/{__version__}", **headers},
                 params=params,
-                verify=_ssl_context(settings.ca_bundle),
+                verify=ssl_context(settings.ca_bundle),
                 proxy=settings.proxy,
                 timeout=httpx.Timeout(settings.timeout, connect=settings.connect_timeout),
                 follow_redirects=False,  # a redirect to another host would carry the key along
@@ -188,7 +190,23 @@ class HttpClient:
         :raises LLMBatchError: As ``errors`` describes. If it is an ``UnavailableError``, ``reached`` tells whether the
             provider may have acted.
         """
-        return self._until_answered(call, lambda: self._attempt(call))
+        return self.until_answered(call, lambda: self._attempt(call))
+
+    def until_answered(self, call: Call, attempt: Callable[[], AnswerT]) -> AnswerT:
+        """Make a call by other means than this client's own, and again as far as the call may be repeated.
+
+        :param attempt: Raises what ``check`` and ``unreachable`` make of its failures.
+        """
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except LLMBatchError as error:
+                failures += 1
+                is_final = error.status_code == HTTPStatus.CONFLICT and not call.conflict_passes
+                if is_final or not (call.repeat or _certainly_not_acted_on(error)):
+                    raise
+                self._wait_or_raise(error, failures)
 
     def stream(self, call: Call) -> Iterator[bytes]:
         """Stream the body of an answer in blocks; a transfer that breaks off goes on at the byte where it ended.
@@ -217,7 +235,7 @@ class HttpClient:
         self, call: Call, failure: httpx.TransportError | httpx.DecodingError, received: int
     ) -> LLMBatchError:
         if isinstance(failure, _NEVER_SENT) and not received:
-            return self._unreachable(call, failure)
+            return self.unreachable(call, failure)
         return BrokenTransferError(
             self.redacted(
                 f"{self.title} broke off after {received:,} bytes when asked to {call.action} ({_named(failure)}). "
@@ -228,7 +246,7 @@ class HttpClient:
 
     def _blocks(self, call: Call, offset: int) -> Iterator[bytes]:
         # Ranges count the bytes on the wire, so an answer must not be compressed.
-        headers = {**self._headers(call), "Accept-Encoding": "identity"}
+        headers = {**self.headers(call), "Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         with self._client.stream(call.method, call.path.lstrip("/"), params=call.params, headers=headers) as response:
@@ -236,7 +254,7 @@ class HttpClient:
                 return  # everything had arrived; only the end was not seen
             if not response.is_success:
                 response.read()
-            self._check(call, response)
+            self.check(call, response)
             starts_at = _start_of_range(response)
             if starts_at > offset:
                 raise UnexpectedAnswerError(
@@ -258,7 +276,7 @@ class HttpClient:
             call.path.lstrip("/"),
             params=call.params,
             json=call.json,
-            headers=self._headers(call),
+            headers=self.headers(call),
             content=call.body() if call.body else None,
         )
         try:
@@ -268,20 +286,21 @@ class HttpClient:
         except httpx.DecodingError as error:
             failure = httpx.RemoteProtocolError(str(error))
         else:
-            self._check(call, response)
+            self.check(call, response)
             return Reply(response.status_code, response.headers, response.content)
         # Outside the except block: the foreign error could carry a secret in its text, so it is not chained.
-        raise self._unreachable(call, failure)
+        raise self.unreachable(call, failure)
 
-    def _headers(self, call: Call) -> dict[str, str]:
+    def headers(self, call: Call) -> dict[str, str]:
+        """What to send with one attempt of a call besides the client's own headers; known as secrets from now on."""
         fresh = dict(self._authorization.headers()) if self._authorization else {}
         # A server may quote them without the scheme in front. Those of the attempt before may still be under way.
-        new = tuple(value.rpartition(" ")[2] for value in fresh.values())
+        new = tuple(value.rpartition(" ")[2] for value in fresh.values() if " " in value)
         if new and not set(new) <= set(self._last_secrets):
             self._last_secrets = (*new, *self._last_secrets[: len(new)])
         return {**fresh, **(call.headers or {})}
 
-    def _check(self, call: Call, response: httpx.Response) -> None:
+    def check(self, call: Call, response: httpx.Response) -> None:
         """Raise unless this is a success of the API itself."""
         if response.status_code == HTTPStatus.UNAUTHORIZED and self._authorization:
             self._authorization.refused()
@@ -299,7 +318,8 @@ class HttpClient:
         )
         raise error_of(answer, title=self.title, action=call.action, redacted=self.redacted)
 
-    def _unreachable(self, call: Call, failure: httpx.TransportError) -> LLMBatchError:
+    def unreachable(self, call: Call, failure: httpx.TransportError) -> LLMBatchError:
+        """The error for a call that was not answered."""
         text = self.redacted(_named(failure))
         host = self.redacted(str(self._client.base_url))
         if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -318,18 +338,6 @@ class HttpClient:
             f"{self.title} at {host} did not answer when asked to {call.action} ({text}). {fate} A retry may succeed.",
             reached=reached,
         )
-
-    def _until_answered(self, call: Call, attempt: Callable[[], Reply]) -> Reply:
-        failures = 0
-        while True:
-            try:
-                return attempt()
-            except LLMBatchError as error:
-                failures += 1
-                is_final = error.status_code == HTTPStatus.CONFLICT and not call.conflict_passes
-                if is_final or not (call.repeat or _certainly_not_acted_on(error)):
-                    raise
-                self._wait_or_raise(error, failures)
 
     def _wait_or_raise(self, error: LLMBatchError, failures: int) -> None:
         # A conflict passes when the other call ends. Not every 429 is worth a repeat: an empty account is none.
@@ -369,7 +377,8 @@ def passwords_of(url: str | None) -> tuple[str, ...]:
     return written, unquote(written)
 
 
-def _check_proxy(url: str | None) -> None:
+def check_proxy(url: str | None) -> None:
+    """:raises ConnectionSettingsError: It is no URL; it is not quoted."""
     try:
         if url is None or httpx.Proxy(url).url.host:
             return
@@ -382,7 +391,7 @@ def _check_proxy(url: str | None) -> None:
 
 
 @lru_cache(maxsize=32)
-def _ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
+def ssl_context(ca_bundle: str | None) -> ssl.SSLContext:
     """Made once for a process: each takes 23 ms and a megabyte, which a thousand triggers would feel."""
     if ca_bundle is None:
         return httpx.create_ssl_context()

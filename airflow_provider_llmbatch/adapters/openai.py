@@ -20,11 +20,11 @@ from typing_extensions import override
 
 from airflow_provider_llmbatch.adapters.base import Adapter, Limits
 from airflow_provider_llmbatch.adapters.http import BLOCK_BYTES, Call, HttpClient, TransportSettings
+from airflow_provider_llmbatch.adapters.refusals import lost_answer
 from airflow_provider_llmbatch.errors import (
     BatchInputError,
     BrokenTransferError,
     ConnectionSettingsError,
-    LostAnswerError,
     NotFoundError,
     RequestRefusedError,
     UnavailableError,
@@ -169,13 +169,7 @@ class OpenAIAdapter(Adapter):
         except UnavailableError as error:
             if not error.reached:
                 raise
-            lost = LostAnswerError(
-                f"{error} The answer to the creation of a batch from {input_file_id} was lost: the batch may exist "
-                "and be billed. It was not created again; a retry looks for it first.",
-                status_code=error.status_code,
-                code=error.code,
-                request_id=error.request_id,
-            )
+            lost = lost_answer(error, f"a batch from {input_file_id}")
         raise lost
 
     @override

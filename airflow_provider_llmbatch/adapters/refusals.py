@@ -1,8 +1,8 @@
 """What a provider's refusal means: from an HTTP answer to the error that tells its reader what to do next.
 
 The status decides, unless the body says that money, storage or the queue is used up. Bodies have OpenAI's shape,
-``{"error": {"message", "type", "param", "code"}}``, Azure's, with ``details`` and ``innererror`` instead, or none at
-all when a gateway answered.
+``{"error": {"message", "type", "param", "code"}}``, Azure's, with ``details`` and ``innererror`` instead, Google's,
+with a number as ``code`` and its own word in ``status``, or none at all when a gateway answered.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
     ConnectionSettingsError,
     LLMBatchError,
+    LostAnswerError,
     NotFoundError,
     QuotaExceededError,
     RateLimitError,
@@ -102,6 +103,21 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
     return kind(f"{asked} Nothing was billed. {advice}", status_code=status, code=code, request_id=answer.request_id)
 
 
+def lost_answer(error: UnavailableError, what: str) -> LostAnswerError:
+    """The error for a creation that the provider may have acted on.
+
+    :param error: Why there is no answer.
+    :param what: What was to be created, such as ``a batch from file-1``.
+    """
+    return LostAnswerError(
+        f"{error} The answer to the creation of {what} was lost: the batch may exist and be billed. It was not created "
+        "again; a retry looks for it first.",
+        status_code=error.status_code,
+        code=error.code,
+        request_id=error.request_id,
+    )
+
+
 def _used_up(answer: Answer, asked: str, code: str | None) -> LLMBatchError:
     what = "The account is out of money or over its budget"
     advice = "mend the provider's billing"
@@ -166,6 +182,8 @@ def _reason(answer: Answer, redacted: Callable[[str], str]) -> tuple[str | None,
     if not isinstance(error, dict):
         return None, quoted(error) if error else None
     code = error.get("code") or error.get("type")
+    if isinstance(code, int):  # Google repeats the HTTP status there, and its own word stands in another place
+        code = error.get("status") or code
     message = " ".join(_words(error))
     return (quoted(code) if code else None), (quoted(message) if message else None)
 

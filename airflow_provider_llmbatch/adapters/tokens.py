@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from airflow_provider_llmbatch.errors import LLMBatchError, UnavailableError
 
@@ -29,23 +29,26 @@ class Token:
     expires_on: float
 
 
-class _Shared:
+TokenT = TypeVar("TokenT", bound=Token)
+
+
+class _Shared(Generic[TokenT]):
     """A token, or why there is none."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.token: Token | None = None
+        self.token: TokenT | None = None
         self.failure: tuple[float, LLMBatchError] | None = None
 
 
-class SharedTokens:
+class SharedTokens(Generic[TokenT]):
     """Those of one kind, each under whatever tells it from the others. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._all: dict[Hashable, _Shared] = {}
+        self._all: dict[Hashable, _Shared[TokenT]] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, fetch: Callable[[], Token], clock: Callable[[], float]) -> Token:
+    def get(self, key: Hashable, fetch: Callable[[], TokenT], clock: Callable[[], float]) -> TokenT:
         """The token that is kept, else one that is fetched now.
 
         :param fetch: Gets a new one, or raises an ``LLMBatchError``.
@@ -75,7 +78,7 @@ class SharedTokens:
         with shared.lock:
             shared.token = None
 
-    def _shared(self, key: Hashable) -> _Shared:
+    def _shared(self, key: Hashable) -> _Shared[TokenT]:
         with self._lock:
             shared = self._all.pop(key, None) or _Shared()
             self._all[key] = shared  # the last one asked for stands last

@@ -1,4 +1,4 @@
-"""Lines of JSON: split from blocks of bytes, and checked before anything is uploaded.
+"""Lines of JSON, checked before anything is uploaded.
 
 A hot path: every byte of an input passes here. msgspec decodes a line into the few fields that are checked and skips
 the rest, which is several times faster than building the whole object.
@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from airflow_provider_llmbatch.adapters.lines import split_lines
 from airflow_provider_llmbatch.errors import BatchInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import BinaryIO
 
-    from airflow_provider_llmbatch.adapters.base import Limits
+    from airflow_provider_llmbatch.adapters.base import Limits, LineCheck
 
 _BLOCK_BYTES: Final = 1024 * 1024
 BOM: Final = b"\xef\xbb\xbf"
+CHAT_ENDPOINT: Final = "/v1/chat/completions"
 
 
 @dataclass(frozen=True)
@@ -53,48 +55,37 @@ class _Line(msgspec.Struct, gc=False):
     body: _Body
 
 
-def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their line ends, from blocks of any size. A last line without a line end is a line too."""
-    pieces: list[bytes] = []  # of a line that goes on in the next block; joined once, so a long line costs linear time
-    for block in blocks:
-        head, *rest = block.split(b"\n")
-        pieces.append(head)
-        if rest:
-            yield b"".join(pieces)
-            yield from rest[:-1]
-            pieces = [rest[-1]]
-    if any(pieces):
-        yield b"".join(pieces)
-
-
 def read_blocks(stream: BinaryIO) -> Iterator[bytes]:
     """A stream from where it stands to its end, a mebibyte at a time."""
     while block := stream.read(_BLOCK_BYTES):
         yield block
 
 
-def check_requests(stream: BinaryIO, *, name: str, limits: Limits) -> CheckedInput:
+def check_requests(stream: BinaryIO, *, name: str, limits: Limits, line_check: LineCheck | None = None) -> CheckedInput:
     """Read an input to its end and check every line against the provider's rules.
 
     Memory: the ids of at most ``limits.max_requests`` lines, and one line.
 
     :param stream: OpenAI batch lines, read from where it stands.
     :param name: What the input is called in messages.
+    :param line_check: What the provider asks besides; it may also take lines in a format of its own.
     :raises BatchInputError: For the first line that breaks a rule, with its number.
     """
-    check = _Check(name, limits)
+    check = _Check(name, limits, line_check)
     for line in split_lines(check.counted(read_blocks(stream))):
         check.line(line)
     return check.finished()
 
 
 class _Check:
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(self, name: str, limits: Limits, line_check: LineCheck | None) -> None:
         self._name = name
         self._limits = limits
+        self._line_check = line_check
         self._decode = msgspec.json.Decoder(_Line).decode
         self._digest = hashlib.sha256()
         self._bytes = 0
+        self._uploaded_bytes = 0
         self._lines_by_id: dict[str, int] = {}
         self._number = 0
         self._first: _Line | None = None
@@ -102,7 +93,7 @@ class _Check:
     def counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         for block in blocks:
             self._bytes += len(block)
-            if self._bytes > self._limits.max_file_bytes:
+            if self._line_check is None and self._bytes > self._limits.max_file_bytes:
                 raise self._refused(
                     f"is larger than the {self._limits.max_file_bytes:,} bytes that one batch may have. Split it"
                 )
@@ -117,7 +108,7 @@ class _Check:
             )
         if self._number == 1 and line.startswith(BOM):
             raise self._refused("begins with a byte order mark (BOM). Save it as UTF-8 without one")
-        request = self._request(line)
+        request = self._own_request(line) or self._request(line)
         if request.method != "POST":
             raise self._bad_line(f'has the method "{request.method}"; the only one is "POST"')
         if request.body.stream:
@@ -128,6 +119,31 @@ class _Check:
         if earlier != self._number:
             raise self._bad_line(f'has custom_id "{request.custom_id}", which line {earlier} has too')
         self._check_against_first(request)
+        self._check_uploaded(line)
+
+    def _own_request(self, line: bytes) -> _Line | None:
+        """A line in the provider's own format, as if it were one of OpenAI's."""
+        if self._line_check is None:
+            return None
+        try:
+            own_id = self._line_check.own_id(line)
+        except ValueError as error:
+            raise self._bad_line(str(error)) from None
+        return None if own_id is None else _Line(own_id, "POST", CHAT_ENDPOINT, _Body())
+
+    def _check_uploaded(self, line: bytes) -> None:
+        """The provider's own rules, and its limit, where what is uploaded differs from what was given."""
+        if self._line_check is None:
+            return
+        try:
+            self._uploaded_bytes += self._line_check.uploaded_bytes(line)
+        except ValueError as error:
+            raise self._bad_line(str(error)) from None
+        if self._uploaded_bytes > self._limits.max_file_bytes:
+            raise self._refused(
+                f"becomes larger than the {self._limits.max_file_bytes:,} bytes that one batch may have, in the "
+                "provider's own format. Split it"
+            )
 
     def _request(self, line: bytes) -> _Line:
         if not line.isascii():

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.core.jsonl import BOM, split_lines
+from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.jsonl import BOM
 from airflow_provider_llmbatch.errors import BrokenTransferError, RequestRefusedError, UnexpectedAnswerError
 from airflow_provider_llmbatch.models import Outcome, Result, ResultError, ResultResponse
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.models import Batch
 
 _OUTCOME_OF_CODE: Final[dict[str, Outcome]] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
+_MISSING: Final = ("missing", "No result that can be read names this request.")
+# What OpenAI's error file says of requests that were never run, for a provider that says nothing of them.
+_UNEXECUTED: Final[dict[str, tuple[Outcome, str, str]]] = {
+    "expired": ("expired", "batch_expired", "This request was not answered before the batch expired."),
+    "cancelled": ("cancelled", "batch_cancelled", "This request was not answered before the batch was cancelled."),
+}
 _RESPONSES_ENDPOINT: Final = "/v1/responses"
 _FAILED: Final = b'"failed"'
 _QUOTE: Final = ord('"')
@@ -77,8 +84,10 @@ def merge_results(adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger) 
     for file_id in dict.fromkeys((batch.output_file_id, batch.error_file_id)):  # some servers name one file twice
         if file_id:
             readable = (yield from _results_of_file(adapter, file_id, batch, seen, log)) and readable
-    # Servers that do not count send 0, so that says nothing.
-    if not readable or len(seen) < batch.request_counts.total or not batch.request_counts.total:
+    # Servers that do not count send 0, so that says nothing; and who does not name what never ran may not count it.
+    total = batch.request_counts.total
+    uncounted = not total or (not adapter.names_unexecuted and batch.status != "completed")
+    if not readable or len(seen) < total or uncounted:
         yield from _missing(adapter, batch, seen, log)
 
 
@@ -156,7 +165,7 @@ class _Warnings:
 
 def _check_whole(adapter: Adapter, file_id: str, lines: _Lines, *, cut_off: bool, readable: int) -> None:
     """Refuse a file that looks broken, unless it is so at the provider too, where a retry would find the same."""
-    if readable and not cut_off:
+    if adapter.verifies_downloads or (readable and not cut_off):
         return
     try:
         if adapter.retrieve_file(file_id).bytes == lines.bytes:
@@ -179,18 +188,18 @@ def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBound
     """The requests that no result names, from the input file."""
     count = 0
     gone = not batch.input_file_id
+    untold = None if adapter.names_unexecuted else _UNEXECUTED.get(batch.status)
+    outcome, code, why = untold or ("missing", *_MISSING)
     try:
         for custom_id in _ids_of_input(adapter, batch.input_file_id) if batch.input_file_id else ():
             if custom_id not in seen:
                 seen.add(custom_id)
                 count += 1
-                yield Result(
-                    custom_id, "missing", None, ResultError("missing", "No result that can be read names this request.")
-                )
+                yield Result(custom_id, outcome, None, ResultError(code, why))
     except RequestRefusedError:
         gone = True
     if count:
-        log.warning(f"{count:,} requests have no result of {batch.id} that can be read: their outcome is missing")
+        log.warning(f"{count:,} requests have no result of {batch.id} that can be read: their outcome is {outcome}")
     lacking = batch.request_counts.total - len(seen)
     if lacking > 0:
         why = f"since the input file {batch.input_file_id} is gone" if gone else "not even from the input file"
@@ -201,7 +210,7 @@ def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBound
 
 
 def _ids_of_input(adapter: Adapter, file_id: str) -> Iterator[str]:
-    lines = _Lines(adapter.file_content(file_id))
+    lines = _Lines(adapter.input_ids(file_id))
     readable = last_unreadable = 0
     for number, line in lines.numbered():
         try:

@@ -104,15 +104,18 @@ class Timing:
 def check_metadata(metadata: Mapping[str, object], limits: Limits) -> None:
     """Refuse metadata that the provider would refuse, or that would displace our key.
 
-    :raises BatchInputError: Too many pairs, a name or value too long, a value that is no text, a name of ours.
+    :raises BatchInputError: Too many pairs, a name or value too long, a value that is no text, a name of ours, or what
+        else the provider does not take.
     """
     problem = None
+    free = limits.max_metadata_pairs - limits.package_pairs
     if KEY_NAME in metadata:
         problem = f"the name {KEY_NAME!r} belongs to the package"
-    elif len(metadata) >= limits.max_metadata_pairs:
+    elif len(metadata) > free:
+        needed = "one" if limits.package_pairs == 1 else limits.package_pairs
         problem = (
-            f"it has {len(metadata)} pairs; {limits.max_metadata_pairs - 1} are free, since the package needs one of "
-            f"the {limits.max_metadata_pairs} that the provider allows"
+            f"it has {len(metadata)} pairs; {free} are free, since the package needs {needed} of the "
+            f"{limits.max_metadata_pairs} that the provider allows"
         )
     for name, value in metadata.items():
         if not isinstance(value, str):
@@ -122,6 +125,8 @@ def check_metadata(metadata: Mapping[str, object], limits: Limits) -> None:
                 f"{name[:64]!r} is too long: a name has at most {limits.max_metadata_key_chars} characters, a value "
                 f"{limits.max_metadata_value_chars}"
             )
+        elif problem is None and limits.metadata_problem:
+            problem = limits.metadata_problem(name, value)
     if problem:
         raise BatchInputError(f"The metadata cannot be sent: {problem}. Nothing was created or billed.")
 
@@ -315,7 +320,7 @@ class _Submission:
     ) -> Batch | None:
         """The oldest of our batches at the provider; any others are duplicates, which are cancelled."""
         since = record.intended_at - _CLOCK_MARGIN if since is None else since
-        ours = {batch.id: batch for batch in self._recent(since) if self._is_ours(batch, record, since)}
+        ours = {batch.id: batch for batch in self._recent(record, since) if self._is_ours(batch, record, since)}
         if created is not None:
             ours.setdefault(created.id, created)
         by_age = sorted(ours.values(), key=lambda batch: (batch.created_at or 0, batch.id))
@@ -341,11 +346,11 @@ class _Submission:
             and queue_refusal_of(batch, title=self.adapter.title) is None  # an earlier submission, which never ran
         )
 
-    def _recent(self, since: float) -> Iterator[Batch]:
+    def _recent(self, record: BatchRecord, since: float) -> Iterator[Batch]:
         """Listed batches, until far enough in the past, or until the list repeats itself."""
         seen: set[str] = set()
         old = repeated = 0
-        for batch in self.adapter.list_batches():
+        for batch in self.adapter.list_batches_with(KEY_NAME, record.key):
             repeated = repeated + 1 if batch.id in seen else 0
             old = old + 1 if batch.created_at is not None and batch.created_at < since else 0
             if old >= _OLD_BATCHES_TO_STOP or repeated >= _REPEATS_TO_STOP:

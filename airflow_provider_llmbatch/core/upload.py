@@ -45,9 +45,7 @@ def submit_file(
     file = _recorded_file(adapter, record, log) if same and record else None
     in_doubt = (same and record is not None and record.file_id is None) or (record is None and attempt.try_number > 1)
     if file is None and in_doubt and filename is None:
-        file = next(
-            (f for f in adapter.list_files(purpose="batch") if f.filename == name and f.bytes == checked.bytes), None
-        )
+        file = next((f for f in adapter.list_files(purpose="batch") if _holds(f, name, checked, adapter)), None)
         if file is not None:
             log.info(f"Found {file.id}, which an earlier try uploaded: not uploaded again")
     if file is None:
@@ -56,6 +54,10 @@ def submit_file(
         log.info(f"Uploaded {_size(checked.bytes)} as {file.id}", bytes=checked.bytes, requests=checked.requests)
     ledger.write(FileRecord(filename=name, sha256=checked.sha256, file_id=file.id))
     return file
+
+
+def _holds(file: File, name: str, checked: CheckedInput, adapter: Adapter) -> bool:
+    return file.filename == name and (not adapter.stores_as_sent or file.bytes == checked.bytes)
 
 
 def _recorded_file(adapter: Adapter, record: FileRecord, log: FilteringBoundLogger) -> File | None:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.models import Batch, BatchError
 
 _REASONS_SHOWN: Final = 5
+# Google's words (google.rpc.Code) for what the input is not to blame for.
+_PASSING: Final = frozenset(
+    {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "UNKNOWN", "RESOURCE_EXHAUSTED"}
+)
+_NO_RIGHTS: Final = frozenset({"PERMISSION_DENIED", "FAILED_PRECONDITION", "NOT_FOUND", "UNAUTHENTICATED"})
 _LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
 
 
@@ -36,14 +41,16 @@ def error_of_end(batch: Batch, *, title: str) -> BatchNotCompletedError | None:
         )
     if batch.status == "expired":
         return BatchExpiredError(
-            f"{batch.id} expired {_after(batch, batch.expired_at)}with {_answered(batch)}. {_partial(batch)} A retry "
-            "would resubmit nothing; clearing this task makes a new batch of all its requests.",
+            f"{batch.id} expired {_after(batch, batch.expired_at)}with {_answered(batch)}{_told(batch)}. "
+            f"{_partial(batch)} A retry would resubmit nothing; clearing this task makes a new batch of all its "
+            "requests.",
             batch_id=batch.id,
         )
     if batch.status == "cancelled":
         return BatchCancelledError(
-            f"{batch.id} was cancelled {_after(batch, batch.cancelled_at)}with {_answered(batch)}. {_partial(batch)} "
-            "A retry would resubmit nothing; clearing this task makes a new batch of all its requests.",
+            f"{batch.id} was cancelled {_after(batch, batch.cancelled_at)}with {_answered(batch)}{_told(batch)}. "
+            f"{_partial(batch)} A retry would resubmit nothing; clearing this task makes a new batch of all its "
+            "requests.",
             batch_id=batch.id,
         )
     return None
@@ -87,7 +94,19 @@ def _advice(code: str | None) -> str:
             "The input is good, but too much is queued for this model already: when other batches have ended, clear "
             "this task, which then makes a new batch of the same file."
         )
+    if code in _PASSING:
+        return "That is no fault of the input: clear this task, which then makes a new batch of the same file."
+    if code in _NO_RIGHTS:
+        return (
+            "A retry would end the same: see that the provider's service agent may read the input and write the "
+            "output, that both are in a place that it allows, and that the model is offered there; then clear this "
+            "task, which makes a new batch of the same file."
+        )
     return "A retry would be refused again: mend the input, and clear the tasks from the one that makes it on."
+
+
+def _told(batch: Batch) -> str:
+    return f"; the provider's reason: {_reasons(batch.errors.data)}" if batch.errors and batch.errors.data else ""
 
 
 def _reasons(reasons: tuple[BatchError, ...]) -> str:

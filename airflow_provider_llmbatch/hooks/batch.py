@@ -40,8 +40,10 @@ class AdapterFactory(Protocol):
 
 
 ADAPTERS: Final[Mapping[str, str]] = {
+    "google_cloud_platform": "airflow_provider_llmbatch.hooks.vertex:well_known_google_adapter",
     "llmbatch_azure": "airflow_provider_llmbatch.hooks.azure:azure_adapter",
     "llmbatch_openai": "airflow_provider_llmbatch.hooks.connections:openai_adapter",
+    "llmbatch_vertex": "airflow_provider_llmbatch.hooks.vertex:vertex_adapter",
     "openai": "airflow_provider_llmbatch.hooks.connections:well_known_openai_adapter",
 }
 """Connection type -> the function that makes its adapter."""
@@ -117,7 +119,7 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
         with self.open_source(source) as (stream, name):
             start = stream.tell()
             if purpose == "batch":
-                check_requests(stream, name=name, limits=self.adapter.limits)
+                check_requests(stream, name=name, limits=self.adapter.limits, line_check=self.adapter.line_check())
                 stream.seek(start)
             given = filename or f"{Path(name).stem or 'batch'}.jsonl"
             return self.adapter.create_file(stream, filename=given, purpose=purpose, expires_after=expires_after)

@@ -68,12 +68,15 @@ ConsoleUrl = Annotated[str, Field(pattern=r"^https?://.*\{batch_id\}")]
 ExtraT = TypeVar("ExtraT", bound=CommonExtra)
 
 
-def extra_of(connection: Connection, kind: type[ExtraT]) -> ExtraT:
+def extra_of(connection: Connection, kind: type[ExtraT], *, prefix: str = "") -> ExtraT:
     """The extra of a connection, checked.
 
+    :param prefix: What older releases of Airflow put before the names of a form's fields.
     :raises ConnectionSettingsError: A value is of the wrong kind; the message names the field and not the value.
     """
     given = {name: value for name, value in connection.extra_dejson.items() if value not in (None, "")}
+    if prefix:
+        given = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)} | given
     try:
         return kind.model_validate(given)
     except ValidationError as error:

@@ -65,7 +65,9 @@ class LLMBatchCreateFileOperator(BaseOperator):
                 self.log.info(f"Uploaded {file.bytes:,} bytes as {file.id}", bytes=file.bytes)
                 return file.id
             with hook.open_source(self.source) as (stream, name):
-                checked = check_requests(stream, name=name, limits=hook.adapter.limits)
+                checked = check_requests(
+                    stream, name=name, limits=hook.adapter.limits, line_check=hook.adapter.line_check()
+                )
                 stream.seek(0)
                 return submit_file(
                     hook.adapter,

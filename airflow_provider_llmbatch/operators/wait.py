@@ -99,8 +99,8 @@ def ended(context: Context, batch: Batch, *, title: str, log: FilteringBoundLogg
     counts = batch.request_counts
     if counts.failed:
         log.warning(
-            f"{counts.failed:,} of {counts.total:,} requests failed: their reasons are in {batch.error_file_id}, "
-            "and in what LLMBatchDownloadResultsOperator lands"
+            f"{counts.failed:,} of {counts.total:,} requests failed: their reasons are in "
+            f"{batch.error_file_id or batch.output_file_id}, and in what LLMBatchDownloadResultsOperator lands"
         )
     return batch.id
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_llmbatch.adapters.base import Limits
-from airflow_provider_llmbatch.core.jsonl import CheckedInput, check_requests, read_blocks, split_lines
+from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.jsonl import CheckedInput, check_requests, read_blocks
 from airflow_provider_llmbatch.errors import BatchInputError
 
 if TYPE_CHECKING:

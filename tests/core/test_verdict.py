@@ -95,6 +95,39 @@ def test_a_failed_batch_with_results_was_run_and_is_billed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("INVALID_ARGUMENT", MEND),
+        ("INTERNAL", "That is no fault of the input: clear this task, which then makes a new batch of the same file."),
+        (
+            "PERMISSION_DENIED",
+            (
+                "A retry would end the same: see that the provider's service agent may read the input and write the "
+                "output, that both are in a place that it allows, and that the model is offered there; then clear this "
+                "task, which makes a new batch of the same file."
+            ),
+        ),
+    ],
+)
+def test_googles_codes_tell_what_to_mend(code: str, advice: str) -> None:
+    ended = batch("failed", output_file_id="gs://b/out/", errors={"data": [{"code": code, "message": "Sorry."}]})
+    assert told(error_of_end(ended, title="Vertex AI")) == (
+        BatchFailedError,
+        (
+            f"Vertex AI gave batch_1 up: {code}: Sorry. It ended with 1,200 of 1,500 requests answered. "
+            f"{DOWNLOAD} {advice}"
+        ),
+    )
+
+
+@pytest.mark.parametrize("status", ["expired", "cancelled"])
+def test_the_providers_reason_for_an_early_end_is_told(status: BatchStatus) -> None:
+    early = batch(status, errors={"data": [{"code": "JOB_STATE_PAUSED", "message": "Paused."}]})
+    error = error_of_end(early, title="Vertex AI")
+    assert "with 1,200 of 1,500 requests answered; the provider's reason: JOB_STATE_PAUSED: Paused. " in str(error)
+
+
+@pytest.mark.parametrize(
     ("status", "kind", "ended"),
     [("expired", BatchExpiredError, "expired"), ("cancelled", BatchCancelledError, "was cancelled")],
 )

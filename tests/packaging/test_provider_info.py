@@ -20,6 +20,7 @@ from airflow_provider_llmbatch.adapters.openai import DEFAULT_BASE_URL
 from airflow_provider_llmbatch.hooks.azure import AzureExtra
 from airflow_provider_llmbatch.hooks.batch import ADAPTERS
 from airflow_provider_llmbatch.hooks.connections import OpenAIExtra
+from airflow_provider_llmbatch.hooks.vertex import VertexExtra
 from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator
 from airflow_provider_llmbatch.provider_info import get_provider_info
 from airflow_provider_llmbatch.sensors.batch import LLMBatchSensor
@@ -27,12 +28,16 @@ from airflow_provider_llmbatch.sensors.batch import LLMBatchSensor
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.hooks.settings import CommonExtra
 
-EXTRAS: dict[str, type[CommonExtra]] = {"llmbatch_openai": OpenAIExtra, "llmbatch_azure": AzureExtra}
+EXTRAS: dict[str, type[CommonExtra]] = {
+    "llmbatch_openai": OpenAIExtra,
+    "llmbatch_azure": AzureExtra,
+    "llmbatch_vertex": VertexExtra,
+}
 INFO: dict[str, Any] = get_provider_info()
 CONNECTIONS: dict[str, dict[str, Any]] = {row["connection-type"]: row for row in INFO["connection-types"]}
 
 JSON_TYPES = {str: "string", float: "number", dict: "object", bool: "boolean"}
-SECRETS = {"proxy", "client_secret", "certificate_password"}  # a proxy's URL may carry a password
+SECRETS = {"proxy", "client_secret", "certificate_password", "keyfile_json"}  # a proxy's URL may carry a password
 
 
 def python_type(annotation: object) -> type:
@@ -90,7 +95,7 @@ def test_every_hook_that_it_names_imports_and_is_of_that_connection_type(row: di
 
 
 def test_every_adapter_has_a_connection_type_and_a_form_unless_airflow_has_one_already() -> None:
-    well_known = {"openai"}
+    well_known = {"openai", "google_cloud_platform"}
     assert set(CONNECTIONS) == set(ADAPTERS) - well_known == set(EXTRAS)
 
 
