@@ -55,7 +55,7 @@ def native_reason(candidate: Candidate) -> str:
     """Gemini's word for why it ended; the set is open."""
     reason = candidate.finish_reason
     if isinstance(reason, int):
-        return _REASONS[reason] if 0 <= reason < len(_REASONS) else str(reason)
+        return _REASONS[reason] if 0 <= reason < len(_REASONS) else f"FINISH_REASON_{reason}"
     return reason or _UNSPECIFIED
 
 

@@ -90,7 +90,7 @@ def _of_object(found: dict[str, Any], text: str) -> Failure:
     error = found.get("error", found)
     if not isinstance(error, dict):
         return Failure("vertex_error", str(error), None)
-    failure = _of_number(error.get("code"), str(error.get("message") or text or "It gave no reason."))
+    failure = _of_number(error.get("code"), str(error.get("message") or text))
     name = error.get("status")
     if not isinstance(name, str) or not name:
         return failure
@@ -99,6 +99,7 @@ def _of_object(found: dict[str, Any], text: str) -> Failure:
 
 def _of_number(code: Any, message: str) -> Failure:
     """One number may be of HTTP or of gRPC; they do not overlap."""
+    message = message or "It gave no reason."
     if isinstance(code, str) and code in _HTTP_OF:
         return Failure(code, message, _HTTP_OF[code])
     number = int(code) if isinstance(code, int | float) or (isinstance(code, str) and code.isdecimal()) else 0

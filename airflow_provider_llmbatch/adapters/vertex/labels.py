@@ -85,15 +85,12 @@ def labels_of_metadata(metadata: Mapping[str, str], param: str = "metadata") -> 
                 param,
             )
         if not _is_value(value):
+            field = param if param == key else f"{param}.{key}"
+            # The value stays out of the message: it may be a person's name.
             raise LineRefused(
-                f'has {param} whose "{key}" is {_shown(value)}, and Vertex AI keeps it as a label, whose value has at '
-                "most 63 characters of a-z, 0-9, _ and -; change it, or list "
-                f'"{param}" in the connection\'s drop_params to leave it out',
+                f"has {field} of {len(value)} characters, and Vertex AI keeps it as a label, whose value has at most "
+                f'63 of a-z, 0-9, _ and -; change it, or list "{param}" in the connection\'s drop_params to leave it '
+                "out",
                 param,
             )
     return dict(metadata)
-
-
-def _shown(value: str) -> str:
-    """Its length if it is long: a whole text has no place in a message."""
-    return f'"{value}"' if len(value) <= _CHUNK else f"of {len(value):,} characters"

@@ -80,12 +80,13 @@ def of_address(url: str, param: str) -> Part:
         return _of_data_uri(url, param)
     if not url.startswith(_ADDRESSES):
         raise LineRefused(
-            f'has a {param} that begins with "{url[:12]}"; Gemini reads data: URIs, gs:// and https:// addresses', param
+            f'has {_a(param)} that begins with "{url[:12]}"; Gemini reads data: URIs, gs:// and https:// addresses',
+            param,
         )
     kind = type_of_name(url)
     if kind is None:
         raise LineRefused(
-            f"has a {param} whose type cannot be told from the end of its address, and Gemini must be told; let the "
+            f"has {_a(param)} whose type cannot be told from the end of its address, and Gemini must be told; let the "
             "address end in .jpg or the like, or send a data: URI",
             param,
         )
@@ -108,7 +109,7 @@ def of_file(data: str, filename: str | None, param: str) -> Part:
     kind = type_of_name(filename or "")
     if kind is None:
         raise LineRefused(
-            f"has a {param} whose type neither it nor the file's name tells, and Gemini must be told; send a data: "
+            f"has {_a(param)} whose type neither it nor the file's name tells, and Gemini must be told; send a data: "
             "URI, or a filename that ends in .pdf or the like",
             param,
         )
@@ -118,7 +119,7 @@ def of_file(data: str, filename: str | None, param: str) -> Part:
 def of_sound(sound_format: str, data: str, param: str) -> Part:
     """A part for ``input_audio``, whose format is the second half of a type."""
     if not _is_sound_format(sound_format):
-        raise LineRefused(f"has a {param} whose format is none, such as wav or mp3", param)
+        raise LineRefused(f"has {_a(param)} whose format is none, such as wav or mp3", param)
     return of_bytes(f"audio/{sound_format}", data, param)
 
 
@@ -132,7 +133,7 @@ def _of_data_uri(uri: str, param: str) -> Part:
     head, comma, data = uri.partition(",")
     kind, *parameters = head[5:].split(";")
     if not comma:
-        raise LineRefused(f"has a {param} that is half a data: URI, without a comma", param)
+        raise LineRefused(f"has {_a(param)} that is half a data: URI, without a comma", param)
     if parameters and parameters[-1].strip().lower() == "base64":
         data = unquote_to_bytes(data).decode("ascii", "replace") if "%" in data else data
     else:
@@ -153,5 +154,9 @@ def _checked_base64(data: str, param: str) -> str:
     try:
         binascii.a2b_base64(mended, strict_mode=True)
     except ValueError as error:
-        raise LineRefused(f"has a {param} that is no base64: {str(error)[:100]}", param) from None
+        raise LineRefused(f"has {_a(param)} that is no base64: {str(error)[:100]}", param) from None
     return mended
+
+
+def _a(param: str) -> str:
+    return f"an {param}" if param[0] in "aeiou" else f"a {param}"

@@ -70,6 +70,7 @@ _INSTEAD: Final[Mapping[str, str]] = {
     "function_call": "which OpenAI gave up for tool_choice",
 }
 _unknown_field = re.compile(r"contains unknown field `([^`]*)`").search
+_missing_field = re.compile(r"missing required field `([^`]*)`").search
 _path = re.compile(r" - at `\$(?:\.([A-Za-z_]\w*))?[^`]*`$").search
 
 
@@ -128,7 +129,9 @@ class BodyReading:
             return LineRefused(
                 f'has "{param}", {why}; list "{param}" in the connection\'s drop_params to leave it out', param
             )
-        return LineRefused(f"is no request for a chat completion: {text.replace('`$', '`body')}", top)
+        missing = _missing_field(text)
+        where = text.replace("`$", "`body")
+        return LineRefused(f"is no request for a chat completion: {where}", top or (missing and missing[1]))
 
 
 def _is_harmless(name: str, value: Any) -> bool:

@@ -10,8 +10,9 @@ A hot path: one line takes some ten microseconds.
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
@@ -52,6 +53,11 @@ class _IdOnly(msgspec.Struct, gc=False):
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
+_AUDIO: Final = ("AUDIO", 4)
+_NO_BLOCK: Final = (None, "", 0, "BLOCKED_REASON_UNSPECIFIED")  # writers of defaults send the last one
+_has_snake_case = re.compile(
+    rb'"(?:usage_metadata|prompt_feedback|model_version|response_id|create_time|logprobs_result|function_call)"\s*:'
+).search
 _encode = msgspec.json.Encoder().encode
 
 
@@ -104,7 +110,7 @@ def _answer_of(raw: Raw) -> Answer | None:
     if content in (b"", b"null", b"{}"):
         return None
     answer = decode_answer(content)
-    if (answer.usage_metadata is None and b"_metadata" in content) or b'"finish_reason"' in content:
+    if (answer.usage_metadata is None and _has_snake_case(content)) or b'"finish_reason"' in content:
         return decode_answer(_encode(camel_case(msgspec.json.decode(content))))
     return answer
 
@@ -128,7 +134,7 @@ def _answered(custom_id: str, answer: Answer, model: str, processed: str | None)
     return {
         "id": f"batch_req_{answer.response_id}" if answer.response_id else _row_id(custom_id),
         "custom_id": custom_id,
-        "response": {"status_code": 200, "request_id": answer.response_id, "body": body},
+        "response": {"status_code": 200, "request_id": answer.response_id or None, "body": body},
         "error": error,
     }
 
@@ -136,7 +142,7 @@ def _answered(custom_id: str, answer: Answer, model: str, processed: str | None)
 def _silence(answer: Answer) -> Json | None:
     """Why nothing was said; ``None`` if that is an answer too: an empty one, or one that its limit cut off."""
     feedback = answer.prompt_feedback
-    if feedback is not None and feedback.block_reason:
+    if feedback is not None and feedback.block_reason not in _NO_BLOCK:
         return {"code": BLOCKED, "message": f"Gemini blocked the prompt: {_block(feedback)}"}
     reasons = [native_reason(each) for each in answer.candidates or ()]
     if any(map(is_ordinary, reasons)):
@@ -188,7 +194,7 @@ def _usage(usage: Usage) -> Json:
 
 
 def _audio_tokens(details: list[ModalityTokens]) -> int:
-    return sum(each.token_count or 0 for each in details if each.modality == "AUDIO")
+    return sum(each.token_count or 0 for each in details if each.modality in _AUDIO)
 
 
 def _seconds(moment: str | None) -> int:

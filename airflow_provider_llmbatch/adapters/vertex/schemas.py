@@ -2,7 +2,8 @@
 
 ``responseJsonSchema`` takes a subset of JSON Schema (``aiplatform_v1``, ``GenerationConfig.response_json_schema``). A
 keyword outside it is refused, since an answer would not keep to it, unless the user gave it up; annotations, which
-constrain nothing, are left out; ``const`` and a ``$ref`` with neighbours are said in other words that mean the same.
+constrain nothing, are left out; ``const``, ``null`` in an ``enum`` and a ``$ref`` with neighbours are said in other
+words that mean the same.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _Rewriting:
 
     def schema(self, schema: Any, path: str) -> Schema:
         if not isinstance(schema, dict):
-            raise LineRefused(f"has a {self._param} whose schema{_at(path)} is no object", self._param)
+            raise LineRefused(f"has in its {self._param} a schema that{_at(path)} is no object", self._param)
         found: Schema = {}
         for keyword, value in schema.items():
             if keyword in _SUPPORTED:
@@ -56,8 +57,7 @@ class _Rewriting:
                 found["enum"] = [value]
             elif keyword not in _ANNOTATIONS:
                 self._unsupported(keyword, path)
-        self._check_enum(found, path)
-        return _with_lonely_ref(found)
+        return self._with_lonely_ref(self._with_listable_enum(found, path), path)
 
     def _value(self, keyword: str, value: Any, path: str) -> Any:
         if keyword in _OF_SCHEMA:
@@ -67,33 +67,46 @@ class _Rewriting:
         if keyword in _OF_NAMES and isinstance(value, dict):
             return {name: self._named(each, f"{path}.{name}") for name, each in value.items()}
         if keyword in _OF_LIST or keyword in _OF_NAMES:
-            raise LineRefused(f"has a {self._param} whose schema{_at(path)} is of the wrong type", self._param)
+            raise LineRefused(f"has in its {self._param} a schema that{_at(path)} is of the wrong type", self._param)
         return value
 
     def _named(self, schema: Any, path: str) -> Schema:
         return {} if schema is True else self.schema(schema, path)  # both allow anything
 
-    def _check_enum(self, schema: Schema, path: str) -> None:
+    def _with_listable_enum(self, schema: Schema, path: str) -> Schema:
+        """Gemini lists texts and numbers only; ``null`` among them, as optional fields have it, becomes a branch."""
         values = schema.get("enum")
-        if values is not None and not (isinstance(values, list) and all(map(_is_listable, values))):
+        if values is None or (isinstance(values, list) and all(map(_is_listable, values))):
+            return schema
+        kept = [value for value in values if value is not None] if isinstance(values, list) else []
+        if not kept or not all(map(_is_listable, kept)):
             self._unsupported("enum", path, " of other things than texts and numbers")
-            del schema["enum"]
+            return {keyword: value for keyword, value in schema.items() if keyword != "enum"}
+        types = schema.get("type", ["null"])
+        listed = {**schema, "enum": kept}
+        if not isinstance(types, list) or "null" not in types:
+            return listed
+        if "type" in schema:
+            listed["type"] = [each for each in types if each != "null"]
+        return {"anyOf": [listed, {"type": "null"}]}
+
+    def _with_lonely_ref(self, schema: Schema, path: str) -> Schema:
+        """Beside ``$ref`` only other ``$`` keywords may stand; an ``anyOf`` of one gives the others a place."""
+        if "$ref" not in schema or all(keyword.startswith("$") for keyword in schema):
+            return schema
+        if "anyOf" in schema:
+            raise LineRefused(
+                f'has in its {self._param} a schema with "anyOf" beside "$ref"{_at(path)}, which Gemini does not take',
+                self._param,
+            )
+        return {"anyOf": [{"$ref": schema.pop("$ref")}], **schema}
 
     def _unsupported(self, keyword: str, path: str, more: str = "") -> None:
         refuse_unless_dropped(
             f"{self._param}.{keyword}",
-            f'has a {self._param} whose schema uses "{keyword}"{more}{_at(path)}, to which Gemini holds no answer',
+            f'has in its {self._param} a schema with "{keyword}"{more}{_at(path)}, to which Gemini holds no answer',
             self._drop_params,
         )
-
-
-def _with_lonely_ref(schema: Schema) -> Schema:
-    """Beside ``$ref`` only other ``$`` keywords may stand; an ``anyOf`` of one gives the others a place."""
-    if "$ref" not in schema or all(keyword.startswith("$") for keyword in schema):
-        return schema
-    if "anyOf" in schema:
-        raise LineRefused('has a schema with "anyOf" beside "$ref", which Gemini does not take', "response_format")
-    return {"anyOf": [{"$ref": schema.pop("$ref")}], **schema}
 
 
 def _is_listable(value: Any) -> bool:

@@ -195,4 +195,4 @@ def _decoded(decode: Any, raw: bytes, param: str) -> Any:
     try:
         return decode(raw)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise LineRefused(f"has {param} that are not made as OpenAI's: {error}", param) from None
+        raise LineRefused(f"has {param} that OpenAI would not take either: {error}", param) from None
