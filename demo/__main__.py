@@ -136,6 +136,7 @@ class Demo:
 
 
 def _shortened_id(identifier: str) -> str:
+    identifier = identifier.rpartition("/")[2]  # Vertex AI's are whole paths
     return identifier if len(identifier) <= 16 else f"{identifier[:14]}…"
 
 

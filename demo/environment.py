@@ -48,7 +48,7 @@ class Environment:
 
 def inherited(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that child processes get, without those that would lead to another Airflow, model or proxy."""
-    foreign = ("AIRFLOW", "_AIRFLOW", "LLMBATCH_", "PYTHONSAFEPATH", "PYTHONWARNINGS")
+    foreign = ("AIRFLOW", "_AIRFLOW", "LLMBATCH_", "PYTHONSAFEPATH", "PYTHONWARNINGS", "STORAGE_EMULATOR")
     return {name: value for name, value in variables.items() if not name.upper().startswith(foreign)} | {
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",

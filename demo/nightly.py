@@ -10,8 +10,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-import httpx
-
 from demo.batch_server import BatchServer
 from demo.environment import DAG_ID, PYTHON, inherited
 from demo.processes import pipe_of
@@ -46,11 +44,10 @@ class NightlyRun:
         log: BinaryIO,
     ) -> None:
         self.url = ""
-        self.conn_type = f"llmbatch_{provider}"
         self._environment = environment
         self._events = events
-        server = BatchServer(environment, processes, engine=engine, provider=provider, log=log)
-        self._key = server.api_key
+        self._server = BatchServer(environment, processes, engine=engine, provider=provider, log=log)
+        self.conn_type = self._server.conn_type
         reader, writer = os.pipe()
         try:
             self._airflow = processes.start(
@@ -61,13 +58,12 @@ class NightlyRun:
             )
         finally:
             os.close(writer)
-        threading.Thread(target=self._read_server, args=(server,), daemon=True).start()
+        threading.Thread(target=self._read_server, daemon=True).start()
         threading.Thread(target=self._read_airflow, args=(reader,), daemon=True).start()
 
     def begin(self) -> None:
         """Let the DAG begin."""
-        connection = {"conn_type": self.conn_type, "host": self.url, "password": self._key}
-        order = {"connection": connection, "output": self._environment.output.as_uri()}
+        order = {"connection": self._server.connection(self.url), "output": self._environment.output.as_uri()}
         with suppress(BrokenPipeError):  # it has ended, which its own event tells
             pipe_of(self._airflow.stdin).write(json.dumps(order).encode() + b"\n")
             pipe_of(self._airflow.stdin).flush()
@@ -85,28 +81,15 @@ class NightlyRun:
 
     def counts(self, input_file_id: str) -> dict[str, int]:
         """``total``, ``completed`` and ``failed`` of the batch made from a file; empty while there is none."""
-        try:
-            answer = httpx.get(
-                f"{self.url}/batches",
-                params={"limit": 20},
-                headers={"Authorization": f"Bearer {self._key}"},
-                timeout=2.0,
-                trust_env=False,
-            ).raise_for_status()
-        except httpx.HTTPError:
-            return {}  # only the bar: the DAG tells by itself what goes wrong
-        for batch in answer.json()["data"]:
-            if batch["input_file_id"] == input_file_id:
-                return dict(batch["request_counts"] or {})
-        return {}
+        return self._server.counts(self.url, input_file_id)
 
     def output(self, run_id: str) -> Path:
         return self._environment.output / run_id
 
-    def _read_server(self, server: BatchServer) -> None:
-        if url := server.wait_until_listening():
+    def _read_server(self) -> None:
+        if url := self._server.wait_until_listening():
             self._events.put({"event": "listening", "url": url})
-        server.wait_until_gone()
+            self._server.wait_until_gone()
         self._events.put({"event": "gone", "process": "The batch server"})
 
     def _read_airflow(self, reader: int) -> None:

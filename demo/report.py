@@ -127,7 +127,7 @@ def _checked_outcomes(path: Path, *, expected: set[str]) -> dict[str, str]:
             outcomes[result["custom_id"]] = result["outcome"]
             body = (result["response"] or {}).get("body") or {}
             if result["outcome"] == "succeeded":
-                made_by[str(body.get("system_fingerprint"))] += 1
+                made_by[_maker(body)] += 1
     if made_by[_ECHO]:
         raise UnusableResultsError(
             f"{made_by[_ECHO]} answers were made by the engine echo, which is no model: there is no accuracy to tell."
@@ -140,6 +140,12 @@ def _checked_outcomes(path: Path, *, expected: set[str]) -> dict[str, str]:
             f"None of the {len(expected)} requests succeeded: {dict(Counter(outcomes.values()))}."
         )
     return outcomes
+
+
+def _maker(body: dict[str, object]) -> str:
+    """What made an answer. Vertex AI has no field for it but the answer's id, into which the server writes it there."""
+    fingerprint = str(body.get("system_fingerprint"))
+    return _ECHO if str(body.get("id")).startswith(f"{_ECHO}-") else fingerprint
 
 
 def _some(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ MODEL_NAMES: Final = {
 }
 """Engine -> what answers, for people."""
 
-PROVIDER_NAMES: Final = {"openai": "OpenAI", "azure": "Azure OpenAI"}
+PROVIDER_NAMES: Final = {"openai": "OpenAI", "azure": "Azure OpenAI", "vertex": "Vertex AI"}
 """Word of the option -> whose API is spoken, for people."""
 
 _BAR_WIDTH: Final = 20

@@ -120,7 +120,7 @@ def _address(listener: socket.socket) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llmbatch-server",
-        description="OpenAI's files and batches, or Azure OpenAI's, in front of an engine.",
+        description="OpenAI's files and batches, or Azure OpenAI's, or Vertex AI's jobs, in front of an engine.",
         epilog="Example: llmbatch-server --engine http://127.0.0.1:8000/v1 --data ./batches",
     )
     parser.add_argument(

@@ -52,7 +52,7 @@ class RunningDemo:
 
     @property
     def port(self) -> int:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)(?:/openai)?/v1", self.text)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)(?:/openai)?(?:/v1|, as Vertex AI)", self.text)
         assert found, self.text
         return int(found[1])
 
@@ -175,6 +175,20 @@ def test_the_same_dag_runs_through_azures_face_and_only_its_connection_is_anothe
     assert "DAG nightly_batch_inference, through a connection of the type llmbatch_azure\n" in demo.text
     assert re.search(r"classify +batch_\S+ +█{20} 64/64  0 failed +\d+\.\d s\n", demo.text)
     # The run came to its end; echo's answers are no labels, which another test is about.
+    assert "The demo failed. 64 answers were made by the engine echo" in demo.text
+    assert_nothing_is_left(demo, children)
+
+
+def test_the_same_dag_runs_through_vertexs_face_beside_a_cloud_storage_of_its_own(home: Path) -> None:
+    with running_demo(home, "--engine", "echo", "--provider", "vertex") as demo:
+        demo.read_until("DAG nightly_batch_inference")
+        children = demo.children()
+        demo.end()
+    assert len(children) == 3
+    assert re.search(r"Batch server +http://127\.0\.0\.1:\d+, as Vertex AI +ready\n", demo.text)
+    assert "DAG nightly_batch_inference, through a connection of the type llmbatch_vertex\n" in demo.text
+    assert re.search(r"classify +\d{14}… +█{20} 64/64  0 failed +\d+\.\d s\n", demo.text)
+    # Gemini's answers have no fingerprint, by which another API's tell a test engine from a model.
     assert "The demo failed. 64 answers were made by the engine echo" in demo.text
     assert_nothing_is_left(demo, children)
 

@@ -17,6 +17,7 @@ def test_variables_that_lead_to_another_airflow_are_left_out() -> None:
         "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "other",
         "LLMBATCH_SERVER_API_KEY": "sk-of-the-user",
         "PYTHONSAFEPATH": "1",
+        "STORAGE_EMULATOR_HOST": "http://127.0.0.1:1",
     }
     kept = inherited({**mine, **foreign})
     assert {name: kept[name] for name in mine} == mine
