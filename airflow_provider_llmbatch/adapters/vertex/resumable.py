@@ -93,6 +93,7 @@ class ResumableUpload:
                     stored = self._finish(chunk)
                     break
                 self._store(chunk)
+                del chunk  # before the next one is made
             else:
                 stored = self._finish(b"")
         except BaseException:
@@ -213,11 +214,15 @@ def _chunks(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
         # One byte more than a chunk tells that it is not the last.
         ready += block
         while len(ready) > CHUNK_BYTES:
-            chunk = bytes(memoryview(ready)[:CHUNK_BYTES])
-            del ready[:CHUNK_BYTES]
-            yield chunk, False
+            yield _first_of(ready), False
     if ready:
         yield bytes(ready), True
+
+
+def _first_of(ready: bytearray) -> bytes:
+    chunk = bytes(memoryview(ready)[:CHUNK_BYTES])
+    del ready[:CHUNK_BYTES]
+    return chunk
 
 
 def _slices(part: memoryview) -> Iterator[bytes]:
