@@ -41,10 +41,18 @@ def gcs() -> Iterator[RunningStorage]:
 
 
 @pytest.fixture(scope="session")
-def vertex_server(gcs: RunningStorage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """The same with Vertex AI's face, beside that storage; its output has several shards beyond 50 rows."""
+def face_storage(gcs: RunningStorage) -> RunningStorage:
+    """The same storage, with the bucket of the tests of Vertex AI's face."""
     gcs.create_bucket(BUCKET)
-    with running_vertex(tmp_path_factory.mktemp("vertex"), gcs, extra_args=("--vertex-rows-per-shard", "50")) as server:
+    return gcs
+
+
+@pytest.fixture(scope="session")
+def vertex_server(face_storage: RunningStorage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with Vertex AI's face beside that storage; its output has several shards beyond 50 rows."""
+    with running_vertex(
+        tmp_path_factory.mktemp("vertex"), face_storage, extra_args=("--vertex-rows-per-shard", "50")
+    ) as server:
         yield server
 
 

@@ -12,10 +12,6 @@ from airflow_provider_llmbatch.server.dialect import AZURE, OPENAI, VERTEX, Dial
 from airflow_provider_llmbatch.server.engines.deployments import Deployments
 from airflow_provider_llmbatch.server.gemini import GeminiEngine
 from airflow_provider_llmbatch.server.numbers import positive, seconds
-from airflow_provider_llmbatch.server.service_account import ServiceAccount
-from airflow_provider_llmbatch.server.vertex import Rules, VertexFace
-from airflow_provider_llmbatch.server.vertex_jobs import Jobs
-from airflow_provider_llmbatch.server.vertex_storage import Storage
 
 if TYPE_CHECKING:
     import argparse
@@ -105,6 +101,11 @@ class Face:
             raise FaceError(f"The file of faults {self._options.faults} has rules for files: they need --face azure.")
         if self._faults and self._faults.loses_rows and self._name != "vertex":
             raise FaceError(f"The file of faults {self._options.faults} loses rows: that needs --face vertex.")
+        if self._faults and self._faults.refuses_creations and self._name == "vertex":
+            raise FaceError(
+                f"The file of faults {self._options.faults} refuses creations in OpenAI's words, which --face vertex "
+                "does not know: there, a rule for calls can answer with a status and a body."
+            )
         if self._name == "vertex" and not self._storage_url:
             raise FaceError(
                 "The face vertex reads and writes Cloud Storage: give an emulator's address, http://host:port, in "
@@ -153,6 +154,12 @@ class Face:
         )
 
     def _vertex(self, app: FastAPI, store: Store, api_key: str, url: str, model: str | None) -> ASGIApp:
+        # Cryptography for its tokens is a fifth of the server's start, and no other face needs it.
+        from airflow_provider_llmbatch.server.service_account import ServiceAccount  # noqa: PLC0415
+        from airflow_provider_llmbatch.server.vertex import Rules, VertexFace  # noqa: PLC0415
+        from airflow_provider_llmbatch.server.vertex_jobs import Jobs  # noqa: PLC0415
+        from airflow_provider_llmbatch.server.vertex_storage import Storage  # noqa: PLC0415
+
         folder: Path = self._options.data
         return VertexFace(
             app,

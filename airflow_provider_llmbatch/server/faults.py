@@ -164,6 +164,10 @@ class Faults:
         self.batches = [_Armed(rule, f"{file.seed} batches {i}") for i, rule in enumerate(file.batches)]
 
     @property
+    def refuses_creations(self) -> bool:
+        return any(isinstance(armed.rule, TokenLimit) and armed.rule.at == "creation" for armed in self.batches)
+
+    @property
     def loses_rows(self) -> bool:
         return any(isinstance(armed.rule, LoseRows) for armed in self.batches)
 

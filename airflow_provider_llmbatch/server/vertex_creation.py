@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.server.google_json import Json
 
 _MODEL: Final = re.compile(
-    r"(?:projects/[^/]+/locations/[^/]+/)?publishers/(?P<publisher>[^/]+)/models/(?P<id>[^/]+)", re.DOTALL
+    r"(?:projects/[^/]+/locations/[^/]+/)?publishers/(?P<publisher>[^/]+)/models/(?P<id>.+)", re.DOTALL
 )
 _LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")

@@ -74,11 +74,13 @@ class Export:
         :raises StorageAwayError: Cloud Storage cannot be reached.
         """
         asked = array("Q", _offsets(self._input))
-        answered = [[*_offsets(path)] for path in self._results]
-        places = [(kind, offset) for kind, offsets in enumerate(answered) for offset in offsets]
+        # Of each answer its file and its place there, in one number: some hundred thousand of them may be here.
+        places = array("Q")
+        for kind, path in enumerate(self._results):
+            places.extend(len(self._results) * offset + kind for offset in _offsets(path))
         places.reverse()  # the last one answered first
         shards = max(-(-len(places) // rows_per_shard), 1)
-        successful = failed = written = 0
+        successful = failed = written = self.lost = 0
         local = self._folder / f"file-{self._job.id}"
         with self._input.open("rb") as requests:
             streams = [path.open("rb") for path in self._results]
@@ -86,8 +88,9 @@ class Export:
                 for shard in range(shards):
                     part = places[shard * rows_per_shard : (shard + 1) * rows_per_shard]
                     with open(local, "wb", opener=open_private) as output:
-                        for kind, offset in part:
+                        for place in part:
                             self._go_on()
+                            offset, kind = divmod(place, len(self._results))
                             row = self._row(_line_at(streams[kind], offset), asked, requests)
                             if row is None:
                                 continue

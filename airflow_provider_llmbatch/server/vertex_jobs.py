@@ -74,7 +74,7 @@ class Job(BaseModel):
     @property
     def model(self) -> str:
         """Its id alone, by which engines know it."""
-        return str(self.asked["model"]).rpartition("/")[2]
+        return str(self.asked["model"]).partition("/models/")[2]
 
     @property
     def input_uri(self) -> str:

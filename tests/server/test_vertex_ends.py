@@ -15,20 +15,13 @@ from support.batch_server import jsonl
 from support.engine_server import engine_server
 from support.fault_proxy import Answer, Drop, Truncate, fault_proxy
 from support.gcs import RunningStorage
-from support.vertex import BUCKET, ENDS, Vertex, calling, gemini_line, good, running_vertex
+from support.vertex import ENDS, Vertex, calling, gemini_line, good, running_vertex
 
 from airflow_provider_llmbatch.server.__main__ import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def storage(gcs: RunningStorage) -> RunningStorage:
-    """The bucket is there, whether or not a server of another module made it."""
-    gcs.create_bucket(BUCKET)
-    return gcs
 
 
 def _rows(vertex: Vertex, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -39,7 +32,7 @@ def _rows(vertex: Vertex, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory, storage: RunningStorage) -> Iterator[Vertex]:
+def faulty(tmp_path_factory: pytest.TempPathFactory, face_storage: RunningStorage) -> Iterator[Vertex]:
     """Its first job expires, its second meets a full queue, and its fourth output loses a row."""
     faults = {
         "requests": [
@@ -57,8 +50,8 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, storage: RunningStorage) ->
     (file := folder / "faults.json").write_text(json.dumps(faults))
     options = ("--concurrency", "1", "--faults", str(file))
     with (
-        running_vertex(folder / "data", storage, extra_args=options) as server,
-        calling(server, storage) as vertex,
+        running_vertex(folder / "data", face_storage, extra_args=options) as server,
+        calling(server, face_storage) as vertex,
     ):
         yield vertex
 
@@ -108,9 +101,9 @@ def test_a_cancelled_job_leaves_what_was_answered_before(faulty: Vertex) -> None
     assert job["error"] == {"code": 1, "message": "The job was cancelled."}
 
 
-def test_a_job_that_is_cancelled_in_the_queue_leaves_nothing(tmp_path: Path, storage: RunningStorage) -> None:
+def test_a_job_that_is_cancelled_in_the_queue_leaves_nothing(tmp_path: Path, face_storage: RunningStorage) -> None:
     options = ("--vertex-queue-seconds", "600")
-    with running_vertex(tmp_path, storage, extra_args=options) as server, calling(server, storage) as vertex:
+    with running_vertex(tmp_path, face_storage, extra_args=options) as server, calling(server, face_storage) as vertex:
         job = vertex.job(jsonl([gemini_line("a")]))
         assert vertex.now(job)["state"] == "JOB_STATE_QUEUED"
         vertex.cancel(job)
@@ -119,7 +112,7 @@ def test_a_job_that_is_cancelled_in_the_queue_leaves_nothing(tmp_path: Path, sto
     assert job.keys().isdisjoint({"startTime", "outputInfo", "completionStats"})
 
 
-def test_a_server_that_is_killed_twice_loses_no_job_and_no_row(tmp_path: Path, storage: RunningStorage) -> None:
+def test_a_server_that_is_killed_twice_loses_no_job_and_no_row(tmp_path: Path, face_storage: RunningStorage) -> None:
     """Killed when both jobs were only made, and in the middle of them, as one was being cancelled."""
     rows = sorted(f"r{n:03}" for n in range(150))
     with engine_server(seconds=0.01) as engine:
@@ -128,8 +121,8 @@ def test_a_server_that_is_killed_twice_loses_no_job_and_no_row(tmp_path: Path, s
         def life(*, queue: str = "0") -> Iterator[Vertex]:
             options = ("--concurrency", "4", "--vertex-queue-seconds", queue)
             with (
-                running_vertex(tmp_path, storage, engine=engine.url, extra_args=options) as server,
-                calling(server, storage) as vertex,
+                running_vertex(tmp_path, face_storage, engine=engine.url, extra_args=options) as server,
+                calling(server, face_storage) as vertex,
             ):
                 yield vertex
 
@@ -151,26 +144,28 @@ def test_a_server_that_is_killed_twice_loses_no_job_and_no_row(tmp_path: Path, s
     assert kept == set()
 
 
-def test_a_job_waits_for_a_storage_that_is_away_or_breaks_off(tmp_path: Path, storage: RunningStorage) -> None:
-    with fault_proxy(storage.url) as proxy:
+def test_a_job_waits_for_a_storage_that_is_away_or_breaks_off(tmp_path: Path, face_storage: RunningStorage) -> None:
+    with fault_proxy(face_storage.url) as proxy:
         proxy.rule("GET", "/o/", Answer(503), times=1)
         proxy.rule("GET", "/o/", Drop(), times=1)
         proxy.rule("GET", "/o/", Truncate(100), times=1)
         proxy.rule("POST", "/upload/", Answer(503), times=1)
         proxy.rule("POST", "/upload/", Drop(), times=1)
-        away = RunningStorage(proxy.url, storage.pid)
-        with running_vertex(tmp_path, away) as server, calling(server, storage) as vertex:
+        away = RunningStorage(proxy.url, face_storage.pid)
+        with running_vertex(tmp_path, away) as server, calling(server, face_storage) as vertex:
             rows = [f"r{n}" for n in range(20)]
             job = vertex.run(jsonl(map(gemini_line, rows)))
             assert _rows(vertex, job).keys() == set(rows)
     assert job["state"] == "JOB_STATE_SUCCEEDED"
 
 
-def test_a_server_that_waits_for_its_storage_ends_when_it_is_told_to(tmp_path: Path, storage: RunningStorage) -> None:
-    with fault_proxy(storage.url) as proxy:
+def test_a_server_that_waits_for_its_storage_ends_when_it_is_told_to(
+    tmp_path: Path, face_storage: RunningStorage
+) -> None:
+    with fault_proxy(face_storage.url) as proxy:
         proxy.rule("GET", "/o/", Answer(503))
-        away = RunningStorage(proxy.url, storage.pid)
-        with running_vertex(tmp_path, away) as server, calling(server, storage) as vertex:
+        away = RunningStorage(proxy.url, face_storage.pid)
+        with running_vertex(tmp_path, away) as server, calling(server, face_storage) as vertex:
             vertex.until(vertex.job(jsonl([gemini_line("a")])), "PENDING")
             os.kill(server.pid, signal.SIGTERM)
             assert server.process.wait(10) == 0
@@ -180,6 +175,11 @@ def test_a_server_that_waits_for_its_storage_ends_when_it_is_told_to(tmp_path: P
     ("options", "faults", "words"),
     [
         (["--face", "vertex"], {}, "reads and writes Cloud Storage: give an emulator's address"),
+        (
+            ["--face", "vertex"],
+            {"batches": [{"fault": "token_limit", "at": "creation"}]},
+            "a rule for calls can answer with a status and a body",
+        ),
         (["--face", "azure"], {"batches": [{"fault": "lose_rows", "rows": 1}]}, "that needs --face vertex"),
     ],
 )

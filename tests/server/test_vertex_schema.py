@@ -34,15 +34,12 @@ _FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def server(
-    gcs: RunningStorage, vertex_server: RunningServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningServer]:
+def server(face_storage: RunningStorage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """Its first job expires, and the second one's output loses a row."""
-    del vertex_server  # which made the bucket
     folder = tmp_path_factory.mktemp("schema")
     (file := folder / "faults.json").write_text(json.dumps(_FAULTS))
     options = ("--faults", str(file), "--concurrency", "1", "--vertex-queue-seconds", "0.1")
-    with running_vertex(folder / "data", gcs, extra_args=options) as server:
+    with running_vertex(folder / "data", face_storage, extra_args=options) as server:
         yield server
 
 
