@@ -169,7 +169,8 @@ class BatchNotCompletedError(LLMBatchError):
 
 
 class BatchFailedError(BatchNotCompletedError):
-    """Raised when the provider refused the whole batch before running it: nothing was billed."""
+    """Raised when the provider refused the whole batch before running it: nothing was billed; or when it gave the batch
+    up, as Vertex AI may: then what was answered before is billed and can be downloaded."""
 
 
 class BatchExpiredError(BatchNotCompletedError):

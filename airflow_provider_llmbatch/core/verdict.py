@@ -56,6 +56,12 @@ def error_of_end(batch: Batch, *, title: str) -> BatchNotCompletedError | None:
     return None
 
 
+def shortcomings_of(batch: Batch) -> str | None:
+    """What a completed batch says against itself, such as the partial failures of Vertex AI; ``None`` if nothing."""
+    reasons = batch.errors.data if batch.errors else ()
+    return _reasons(reasons) if batch.status == "completed" and reasons else None
+
+
 def error_of_deadline(batch: Batch, deadline: float, *, cancelled: bool) -> DeadlineExceededError:
     """The error for a batch that did not end in time.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from airflow_provider_llmbatch.core.polling import PollPolicy, Verdict, watch
 from airflow_provider_llmbatch.core.progress import Progress
-from airflow_provider_llmbatch.core.verdict import error_of_end
+from airflow_provider_llmbatch.core.verdict import error_of_end, shortcomings_of
 from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def ended(context: Context, batch: Batch, *, title: str, log: FilteringBoundLogg
     context["ti"].xcom_push(key="error_file_id", value=batch.error_file_id)
     if error := error_of_end(batch, title=title):
         raise error
+    if told := shortcomings_of(batch):
+        log.warning(f"{batch.id} is completed, but not whole: {told}. Requests without a result count as missing")
     counts = batch.request_counts
     if counts.failed:
         log.warning(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from structlog.testing import capture_logs
 from support.fault_proxy import Answer, fault_proxy
 from support.task import TaskInstance, adapters_closed, context_of
 from support.vertex import BUCKET
@@ -170,6 +171,32 @@ def test_metadata_that_cannot_be_labels_fail_the_task_before_anything_is_created
     with pytest.raises(AirflowFailException, match=problem):
         batch_of("gs://bucket/in.jsonl", metadata=metadata)
     assert proxy.requests == []
+
+
+def test_a_job_that_partially_succeeded_is_completed_and_says_what_it_lacks(proxy: FaultProxy) -> None:
+    name = "projects/1/locations/us-central1/batchPredictionJobs/6"
+    job = {
+        "name": name,
+        "state": "JOB_STATE_PARTIALLY_SUCCEEDED",
+        "completionStats": {"successfulCount": "8", "failedCount": "1"},
+        "partialFailures": [{"code": 13, "message": "1 prediction could not be written."}],
+        "outputInfo": {"gcsOutputDirectory": "gs://b/out/prediction-model-1"},
+    }
+    proxy.rule("GET", "/6$", Answer(200, json.dumps(job).encode()), times=None)
+    with capture_logs() as lines:
+        task = LLMBatchSensor(task_id="wait", batch_id=name, deferrable=True)
+        assert run(task) == (name, {"output_file_id": "gs://b/out/prediction-model-1/", "error_file_id": None})
+    warned = [entry["event"] for entry in lines if entry["log_level"] == "warning"]
+    assert warned[-2:] == [  # before them may stand Airflow's own about a task outside of its runner
+        (
+            f"{name} is completed, but not whole: INTERNAL: 1 prediction could not be written. Requests without a "
+            "result count as missing"
+        ),
+        (
+            "1 of 9 requests failed: their reasons are in gs://b/out/prediction-model-1/, and in what "
+            "LLMBatchDownloadResultsOperator lands"
+        ),
+    ]
 
 
 def test_a_job_that_failed_says_why_and_what_to_do(proxy: FaultProxy) -> None:

@@ -203,7 +203,9 @@ class VertexAdapter(Adapter):
             raise
         batch = self._look(job)
         # It may take a while to say so itself, since the service only takes note of it.
-        return batch if batch.is_terminal else batch.model_copy(update={"status": "cancelling"})
+        return (
+            batch if batch.is_terminal else batch.model_copy(update={"status": "cancelling", "provider_status": None})
+        )
 
     @override
     def console_url(self, batch_id: str) -> str | None:

@@ -2,7 +2,8 @@
 
 An input lies under ``files/``, in a folder of its own, since Cloud Storage would replace an object of the same name. A
 batch's output is a folder, whose id ends in a slash; what counts in it are the shards of the predictions, which public
-code has seen under these names, and not the incremental file, which repeats some of their lines.
+code has seen under these names. Beside them may lie an incremental file, written during the run, which repeats some of
+their lines: it counts only where there are no shards, since a job that was stopped may have got no further.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _FILES: Final = "files/"
 _BATCHES: Final = "batches/"
 _is_shard: Final = re.compile(r"(?:.*/)?predictions\.jsonl(-\d+-of-\d+)?").fullmatch
+_is_incremental: Final = re.compile(r"(?:.*/)?incremental_predictions\.jsonl(-\d+-of-\d+)?").fullmatch
 _NAMED_BY_SERVICE: Final = "prediction-"  # how the folder begins that a job says it wrote to
 
 
@@ -114,7 +116,7 @@ class VertexFiles:
         def named(line: bytes) -> bytes:
             try:
                 return json.dumps({"custom_id": custom_id_of(line)}).encode()
-            except ValueError:
+            except (ValueError, RecursionError):
                 return line  # which names nothing: whoever reads it sees the same
 
         return join_lines(named(line) for line in split_lines(self._bucket.download(_object_uri(file_id))))
@@ -171,7 +173,9 @@ class VertexFiles:
 
     def _shards(self, directory: str) -> list[StoredObject]:
         """:raises NotFoundError: There are none, though the job says that it wrote there."""
-        shards = [stored for stored in self._bucket.list(directory) if _is_shard(stored.name)]
+        found = list(self._bucket.list(directory))
+        shards = [stored for stored in found if _is_shard(stored.name)]
+        shards = shards or [stored for stored in found if _is_incremental(stored.name)]
         if not shards and directory.rstrip("/").rpartition("/")[2].startswith(_NAMED_BY_SERVICE):
             raise _no_results(directory)
         return shards
@@ -185,7 +189,7 @@ class VertexFiles:
                     continue
                 try:
                     yield result_line(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     yield line  # costs one request its answer: whoever reads it finds no id in it, and says so
 
 

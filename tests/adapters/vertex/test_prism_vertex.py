@@ -85,4 +85,4 @@ def test_a_call_that_violates_it_would_be_seen(adapter: VertexAdapter, checked: 
     path = "v1/projects/analytics/locations/us-central1/batchPredictionJobs"
     with pytest.raises(LLMBatchError):
         adapter._http.send(Call("GET", path, "list the batches", params={"pageSize": "many"}))
-    assert [[where for where, _ in call.of("request")] for call in checked] == [["query.pageSize"]]
+    assert [[where for where, _ in call.of("request")] for call in checked] == [["query.pagesize"]]

@@ -25,6 +25,7 @@ from airflow_provider_llmbatch.errors import (
     RequestRefusedError,
     UnexpectedAnswerError,
 )
+from airflow_provider_llmbatch.models import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,13 +36,15 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.adapters.vertex.adapter import VertexAdapter
-    from airflow_provider_llmbatch.models import Batch, BatchStatus
+    from airflow_provider_llmbatch.models import BatchStatus
 
 JOBS = "/batchPredictionJobs$"
 PARENT = "projects/analytics/locations/us-central1"
 NAME = "projects/123456789012/locations/us-central1/batchPredictionJobs"
 NATIVE = b'{"request": {"contents": [], "labels": {"llmbatch_id": "%s"}}}'
 """A line in Vertex AI's own format, which fails when it is run."""
+
+ANSWER = {"candidates": [{"content": {"parts": [{"text": "x"}]}, "finishReason": "STOP"}]}
 
 
 class TestVertex(AdapterContract):
@@ -192,6 +195,20 @@ def test_a_failed_job_keeps_what_it_had(connect_vertex: ConnectVertex, gcs: Runn
     gcs.put(BUCKET, shard, b"".join(gcs.content(BUCKET, shard).splitlines(keepends=True)[:1]))
     failed = ended.model_copy(update={"status": "failed", "output_file_id": prefix})
     assert sorted(results_of(adapter, failed).values()) == ["missing", "missing", "succeeded"]
+
+
+def test_of_a_job_that_got_no_further_the_incremental_file_counts(
+    connect_vertex: ConnectVertex, gcs: RunningStorage
+) -> None:
+    adapter = connect_vertex(bucket=f"gs://{BUCKET}/{uuid.uuid4().hex}")
+    file = adapter.create_file(io.BytesIO(chat_line("a", "x") + chat_line("b", "x")), filename="in.jsonl")
+    output = adapter._bucket.uri("batches/stopped/")
+    rows = [{"request": {"labels": {"llmbatch_id": row}}, "status": "", "response": ANSWER} for row in ("a", "a")]
+    content = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    folder = output.removeprefix(f"gs://{BUCKET}/")
+    gcs.put(BUCKET, f"{folder}prediction-model-x/incremental_predictions.jsonl", content)
+    batch = Batch(id=f"{NAME}/1", status="expired", input_file_id=file.id, output_file_id=output)
+    assert results_of(adapter, batch) == {"a": "succeeded", "b": "expired"}
 
 
 def test_a_job_that_was_cancelled_before_it_began_has_an_outcome_for_each_request(
@@ -369,15 +386,21 @@ def test_a_list_cannot_begin_behind_what_it_does_not_hold(connect_vertex: Connec
         list(adapter.list_batches(after=f"{NAME}/3"))
 
 
-@pytest.mark.parametrize(("state", "status"), [("RUNNING", "cancelling"), ("SUCCEEDED", "completed")])
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("JOB_STATE_RUNNING", ("cancelling", None)),
+        ("JOB_STATE_SUCCEEDED", ("completed", "JOB_STATE_SUCCEEDED")),
+    ],
+)
 def test_a_cancel_that_was_taken_note_of_says_so(
-    connect_vertex: ConnectVertex, canned: FaultProxy, state: str, status: str
+    connect_vertex: ConnectVertex, canned: FaultProxy, word: str, told: tuple[str, str | None]
 ) -> None:
-    job = {"name": f"{NAME}/1", "state": f"JOB_STATE_{state}"}
+    job = {"name": f"{NAME}/1", "state": word}
     canned.rule("POST", "/1:cancel$", Answer(200, b"{}"))
     canned.rule("GET", "/1$", Answer(200, json.dumps(job).encode()))
     batch = connect_vertex(canned.url).cancel_batch(f"{NAME}/1")
-    assert (batch.status, batch.provider_status) == (status, f"JOB_STATE_{state}")
+    assert (batch.status, batch.provider_status) == told
 
 
 def test_a_cancel_that_is_refused_for_a_job_that_goes_on_is_an_error(
