@@ -108,7 +108,8 @@ class _Check:
             )
         if self._number == 1 and line.startswith(BOM):
             raise self._refused("begins with a byte order mark (BOM). Save it as UTF-8 without one")
-        request = self._own_request(line) or self._request(line)
+        own = self._own_request(line, self._line_check) if self._line_check else None
+        request = own or self._request(line)
         if request.method != "POST":
             raise self._bad_line(f'has the method "{request.method}"; the only one is "POST"')
         if request.body.stream:
@@ -119,24 +120,21 @@ class _Check:
         if earlier != self._number:
             raise self._bad_line(f'has custom_id "{request.custom_id}", which line {earlier} has too')
         self._check_against_first(request)
-        self._check_uploaded(line)
+        if self._line_check:
+            self._check_uploaded(line, self._line_check)
 
-    def _own_request(self, line: bytes) -> _Line | None:
+    def _own_request(self, line: bytes, line_check: LineCheck) -> _Line | None:
         """A line in the provider's own format, as if it were one of OpenAI's."""
-        if self._line_check is None:
-            return None
         try:
-            own_id = self._line_check.own_id(line)
+            own_id = line_check.own_id(line)
         except ValueError as error:
             raise self._bad_line(str(error)) from None
         return None if own_id is None else _Line(own_id, "POST", CHAT_ENDPOINT, _Body())
 
-    def _check_uploaded(self, line: bytes) -> None:
+    def _check_uploaded(self, line: bytes, line_check: LineCheck) -> None:
         """The provider's own rules, and its limit, where what is uploaded differs from what was given."""
-        if self._line_check is None:
-            return
         try:
-            self._uploaded_bytes += self._line_check.uploaded_bytes(line)
+            self._uploaded_bytes += line_check.uploaded_bytes(line)
         except ValueError as error:
             raise self._bad_line(str(error)) from None
         if self._uploaded_bytes > self._limits.max_file_bytes:

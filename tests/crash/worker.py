@@ -5,6 +5,7 @@ provider.
 
     python worker.py URL KEY LEDGER INPUT TRY KILL_AT
 
+With ``WORKER_BUCKET`` and ``WORKER_STORAGE`` in its environment it calls Vertex AI, and KEY is the path of a key.
 Prints the batch id if it lives to the end, and the number of steps that it took.
 """
 
@@ -20,6 +21,9 @@ import structlog
 from support.stores import FileStore
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
+from airflow_provider_llmbatch.adapters.vertex.adapter import VertexAdapter
+from airflow_provider_llmbatch.adapters.vertex.credentials import Identity
+from airflow_provider_llmbatch.adapters.vertex.settings import VertexSettings
 from airflow_provider_llmbatch.core.jsonl import check_requests
 from airflow_provider_llmbatch.core.ledger import BatchRecord, FileRecord, Ledger
 from airflow_provider_llmbatch.core.submit import Attempt, BatchJob, Slot, Timing, submit_batch
@@ -27,6 +31,8 @@ from airflow_provider_llmbatch.core.upload import submit_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from airflow_provider_llmbatch.adapters.base import Adapter
 
 
 class Steps:
@@ -54,17 +60,27 @@ class Steps:
         return stepping
 
 
+def adapter_of(url: str, key: str) -> Adapter:
+    bucket, storage = os.environ.get("WORKER_BUCKET"), os.environ.get("WORKER_STORAGE")
+    if bucket is None:
+        return OpenAIAdapter(OpenAISettings(api_key=key, base_url=url))
+    identity = Identity(key_path=key)
+    return VertexAdapter(
+        VertexSettings("us-central1", bucket, "analytics", identity, endpoint=url, storage_url=storage)
+    )
+
+
 def main(url: str, key: str, ledger: str, source: str, try_number: str, kill_at: str) -> None:
     steps = Steps(int(kill_at))
     store = FileStore(Path(ledger))
-    adapter = OpenAIAdapter(OpenAISettings(api_key=key, base_url=url))
+    adapter = adapter_of(url, key)
     steps.around(store, "get", "set")
     steps.around(adapter, "create_file", "retrieve_file", "create_batch", "retrieve_batch", "cancel_batch")
     slot = Slot("https://airflow.test", "dag", "run", "task")
     attempt = Attempt(int(try_number), max_tries=50)
     log = structlog.get_logger()
     with Path(source).open("rb") as stream:
-        checked = check_requests(stream, name=source, limits=adapter.limits)
+        checked = check_requests(stream, name=source, limits=adapter.limits, line_check=adapter.line_check())
         stream.seek(0)
         records = Ledger(store, "file", FileRecord, durable=True)
         file = submit_file(adapter, records, slot, stream, checked, attempt=attempt, log=log)
