@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Raw
 
+from airflow_provider_llmbatch.adapters.vertex.extras import safety_settings, with_thinking_config
 from airflow_provider_llmbatch.adapters.vertex.labels import (
     MOST_LABELS,
     id_of_labels,
@@ -90,7 +91,7 @@ _SAME: Final = (
 
 _OF_OTHERS: Final = re.compile(
     r"(?i)(?:publishers/(?!google/)|(?:anthropic|meta|openai|qwen|deepseek-ai|mistralai|intfloat)/"
-    r"|(?:claude|llama|gpt-|o[134](?:-|$)|qwen|deepseek|mistral|multilingual-e5))|.*embedding"
+    r"|(?:claude|llama|gpt-|chatgpt-|o[134](?:-|$)|qwen|deepseek|mistral|multilingual-e5))|.*embedding"
 )
 
 
@@ -180,6 +181,8 @@ class RequestMapping:
             request["toolConfig"] = config
         if generation := self._generation_config(body, conversation):
             request["generationConfig"] = generation
+        if settings := safety_settings(body.extra_body):
+            request["safetySettings"] = settings
         request["labels"] = self._labels(custom_id, body)
         return request
 
@@ -196,15 +199,19 @@ class RequestMapping:
             config |= _logprobs(body)
         if body.response_format and (wanted := bytes(body.response_format)) != _NULL:
             config |= self._tools.response_format(wanted)
-        if body.reasoning_effort is not None and (
-            thinking := thinking_config(body.reasoning_effort, body.model, self._budgets, self._drop_params)
-        ):
+        if (body.reasoning_effort is not None or body.extra_body) and (thinking := self._thinking(body)):
             config["thinkingConfig"] = thinking
         if body.modalities or body.audio:
             config |= modalities_config(body.modalities or [], body.audio, self._drop_params)
         if conversation.resolution:
             config["mediaResolution"] = conversation.resolution
         return config
+
+    def _thinking(self, body: Body) -> dict[str, object] | None:
+        effort = body.reasoning_effort and thinking_config(
+            body.reasoning_effort, body.model, self._budgets, self._drop_params
+        )
+        return with_thinking_config(effort or None, body.extra_body)
 
     def _labels(self, custom_id: str, body: Body) -> dict[str, str]:
         labels = labels_of_id(custom_id)

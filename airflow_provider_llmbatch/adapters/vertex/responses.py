@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
@@ -43,7 +43,7 @@ class _Line(msgspec.Struct, gc=False):
     request: _Request | str | None = None  # BigQuery writes it as a text
     status: Raw = ABSENT
     response: Raw = ABSENT
-    processed_time: str | None = None
+    processed_time: Any = None
 
 
 class _IdOnly(msgspec.Struct, gc=False):
@@ -115,8 +115,8 @@ def _answer_of(raw: Raw) -> Answer | None:
     return answer
 
 
-def _answered(custom_id: str, answer: Answer, model: str, processed: str | None) -> Json:
-    created = _seconds(answer.create_time or processed)
+def _answered(custom_id: str, answer: Answer, model: str, processed: Any) -> Json:
+    created = _seconds(answer.create_time) or _seconds(processed)
     found = [choice_of(each, position, custom_id, created) for position, each in enumerate(answer.candidates or ())]
     choices = [choice for choice, _ in found]
     error = None if any(says_something for _, says_something in found) else _silence(answer)
@@ -197,9 +197,9 @@ def _audio_tokens(details: list[ModalityTokens]) -> int:
     return sum(each.token_count or 0 for each in details if each.modality in _AUDIO)
 
 
-def _seconds(moment: str | None) -> int:
+def _seconds(moment: Any) -> int:
     """Since 1970; 0 if it is not known."""
-    if not moment:
+    if not isinstance(moment, str):
         return 0
     try:
         parsed = datetime.fromisoformat(moment)
