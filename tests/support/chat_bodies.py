@@ -149,6 +149,24 @@ _OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     "parallel_tool_calls": st.just(True),
     "stream": st.just(False),
     "logit_bias": st.just({}),
+    "extra_body": st.fixed_dictionaries(
+        {
+            "google": _objects(
+                {},
+                {
+                    "safety_settings": st.just([{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "OFF"}]),
+                    "thinking_config": _objects(
+                        {},
+                        {
+                            "include_thoughts": st.booleans(),
+                            "thinking_budget": st.integers(-1, 9),
+                            "thinking_level": st.sampled_from(["low", "HIGH"]),
+                        },
+                    ),
+                },
+            )
+        }
+    ),
     "unheard_of": JSON,
 }
 

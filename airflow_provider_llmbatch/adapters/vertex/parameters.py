@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Raw
 
+from airflow_provider_llmbatch.adapters.vertex.extras import ExtraBody  # noqa: TC001 - msgspec reads it
 from airflow_provider_llmbatch.adapters.vertex.messages import Message  # noqa: TC001 - msgspec reads it
 from airflow_provider_llmbatch.adapters.vertex.refused import LineRefused
 
@@ -43,6 +44,7 @@ class Body(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     metadata: dict[str, str] | None = None
     modalities: list[str] | None = None
     audio: dict[str, str] | None = None
+    extra_body: ExtraBody | None = None
     tools: Raw = ABSENT
     tool_choice: Raw = ABSENT
     response_format: Raw = ABSENT
@@ -124,10 +126,11 @@ class BodyReading:
         text = str(error)
         top = (match := _path(text)) and match[1]
         if unknown := _unknown_field(text):
-            param = f"{top}.{unknown[1]}" if top else unknown[1]
-            why = _INSTEAD.get(param, "which Gemini cannot do")
+            name = f"{top}.{unknown[1]}" if top else unknown[1]
+            param = top if top and top != "messages" else name  # what can be given up by itself
+            why = _INSTEAD.get(name, "which Gemini cannot do")
             return LineRefused(
-                f'has "{param}", {why}; list "{param}" in the connection\'s drop_params to leave it out', param
+                f'has "{name}", {why}; list "{param}" in the connection\'s drop_params to leave it out', param
             )
         missing = _missing_field(text)
         where = text.replace("`$", "`body")

@@ -4,6 +4,18 @@ Every parameter of a line is mapped, or the line is refused with its name; one t
 whether or not it could be mapped. Some values say what Gemini does anyway, and are accepted: see ``parameters``.
 Facts: ``aiplatform_v1``'s ``GenerateContentRequest``, and OpenAI's description of ``POST /chat/completions``.
 
+Where the two differ, and a line is mapped all the same:
+
+- instructions (``system``, ``developer``) come first, wherever they stood; neighbours of one role become one turn, but
+  results of tools keep a turn of their own;
+- an assistant's ``reasoning_content`` and ``annotations`` are left out, and its ``refusal`` is a text;
+- the ``detail`` of images is one for all of them; ``auto`` goes along with any other;
+- a schema of an answer holds always, ``strict`` or not; its ``name`` is left out. One of a function only describes, and
+  goes as it is, unless the function is ``strict``: then calls are ``VALIDATED`` against it;
+- ``parallel_tool_calls: true``, ``store: false``, ``service_tier: auto`` and the like say what Gemini does anyway;
+  ``prompt_cache_key`` is a hint that nothing needs;
+- ``reasoning_effort: none`` is the least that the model can do (``thinking``).
+
 A hot path: one line takes some ten microseconds. The common parameters are fields of a struct; a line with any other
 field is read again, slowly.
 """
@@ -17,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Raw
 
+from airflow_provider_llmbatch.adapters.vertex.extras import safety_settings, with_thinking_config
 from airflow_provider_llmbatch.adapters.vertex.labels import (
     MOST_LABELS,
     id_of_labels,
@@ -90,7 +103,7 @@ _SAME: Final = (
 
 _OF_OTHERS: Final = re.compile(
     r"(?i)(?:publishers/(?!google/)|(?:anthropic|meta|openai|qwen|deepseek-ai|mistralai|intfloat)/"
-    r"|(?:claude|llama|gpt-|o[134](?:-|$)|qwen|deepseek|mistral|multilingual-e5))|.*embedding"
+    r"|(?:claude|llama|gpt-|chatgpt-|o[134](?:-|$)|qwen|deepseek|mistral|multilingual-e5))|.*embedding"
 )
 
 
@@ -180,6 +193,8 @@ class RequestMapping:
             request["toolConfig"] = config
         if generation := self._generation_config(body, conversation):
             request["generationConfig"] = generation
+        if settings := safety_settings(body.extra_body):
+            request["safetySettings"] = settings
         request["labels"] = self._labels(custom_id, body)
         return request
 
@@ -196,15 +211,19 @@ class RequestMapping:
             config |= _logprobs(body)
         if body.response_format and (wanted := bytes(body.response_format)) != _NULL:
             config |= self._tools.response_format(wanted)
-        if body.reasoning_effort is not None and (
-            thinking := thinking_config(body.reasoning_effort, body.model, self._budgets, self._drop_params)
-        ):
+        if (body.reasoning_effort is not None or body.extra_body) and (thinking := self._thinking(body)):
             config["thinkingConfig"] = thinking
         if body.modalities or body.audio:
             config |= modalities_config(body.modalities or [], body.audio, self._drop_params)
         if conversation.resolution:
             config["mediaResolution"] = conversation.resolution
         return config
+
+    def _thinking(self, body: Body) -> dict[str, object] | None:
+        effort = body.reasoning_effort and thinking_config(
+            body.reasoning_effort, body.model, self._budgets, self._drop_params
+        )
+        return with_thinking_config(effort or None, body.extra_body)
 
     def _labels(self, custom_id: str, body: Body) -> dict[str, str]:
         labels = labels_of_id(custom_id)

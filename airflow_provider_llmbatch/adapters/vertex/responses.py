@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
@@ -43,7 +43,7 @@ class _Line(msgspec.Struct, gc=False):
     request: _Request | str | None = None  # BigQuery writes it as a text
     status: Raw = ABSENT
     response: Raw = ABSENT
-    processed_time: str | None = None
+    processed_time: Any = None
 
 
 class _IdOnly(msgspec.Struct, gc=False):
@@ -53,6 +53,7 @@ class _IdOnly(msgspec.Struct, gc=False):
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
+_TOO_DEEP: Final = "it is nested too deeply to be read"
 _AUDIO: Final = ("AUDIO", 4)
 _NO_BLOCK: Final = (None, "", 0, "BLOCKED_REASON_UNSPECIFIED")  # writers of defaults send the last one
 _has_snake_case = re.compile(
@@ -66,7 +67,10 @@ def custom_id_of(line: bytes) -> str:
 
     :raises ValueError: It names no request, or is no JSON.
     """
-    return _id_of(_decode_id(line).request)
+    try:
+        return _id_of(_decode_id(line).request)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def result_line(line: bytes, *, model: str = "") -> bytes:
@@ -76,11 +80,14 @@ def result_line(line: bytes, *, model: str = "") -> bytes:
     :raises ValueError: It names no request, or is no JSON.
     """
     try:
-        return _result_line(line, model)
-    except msgspec.ValidationError:
-        raise
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _result_line(_mended(line), model)
+        try:
+            return _result_line(line, model)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _result_line(_mended(line), model)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def _result_line(line: bytes, model: str) -> bytes:
@@ -91,9 +98,10 @@ def _result_line(line: bytes, model: str) -> bytes:
         return _encode(_failed(custom_id, failure))
     try:
         answer = _answer_of(found.response)
-    except (msgspec.ValidationError, RecursionError) as error:
-        words = f"The answer is not made as Gemini's should be: {error}"
-        return _encode(_failed(custom_id, Failure("unreadable_result", words, None)))
+    except msgspec.ValidationError as error:
+        words = f"The answer, which is kept as it came, is not made as Gemini's should be: {error}"
+        failed = _failed(custom_id, Failure("unreadable_result", words, None))
+        return _encode(failed | {"response": {"status_code": None, "request_id": None, "body": found.response}})
     if answer is None:
         return _encode(_failed(custom_id, Failure("no_response", "The row has neither an answer nor an error.", None)))
     return _encode(_answered(custom_id, answer, model, found.processed_time))
@@ -115,8 +123,8 @@ def _answer_of(raw: Raw) -> Answer | None:
     return answer
 
 
-def _answered(custom_id: str, answer: Answer, model: str, processed: str | None) -> Json:
-    created = _seconds(answer.create_time or processed)
+def _answered(custom_id: str, answer: Answer, model: str, processed: Any) -> Json:
+    created = _seconds(answer.create_time) or _seconds(processed)
     found = [choice_of(each, position, custom_id, created) for position, each in enumerate(answer.candidates or ())]
     choices = [choice for choice, _ in found]
     error = None if any(says_something for _, says_something in found) else _silence(answer)
@@ -197,9 +205,9 @@ def _audio_tokens(details: list[ModalityTokens]) -> int:
     return sum(each.token_count or 0 for each in details if each.modality in _AUDIO)
 
 
-def _seconds(moment: str | None) -> int:
+def _seconds(moment: Any) -> int:
     """Since 1970; 0 if it is not known."""
-    if not moment:
+    if not isinstance(moment, str):
         return 0
     try:
         parsed = datetime.fromisoformat(moment)
