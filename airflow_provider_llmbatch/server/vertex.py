@@ -10,7 +10,6 @@ import asyncio
 import hmac
 import json
 import logging
-import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -99,7 +98,6 @@ class VertexFace:
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
             async with inner.router.lifespan_context(inner):
-                stopping = threading.Event()
                 runner: Runner = inner.state.runner
                 self._place = Workplace(
                     store,
@@ -109,16 +107,14 @@ class VertexFace:
                     queue_seconds=rules.queue_seconds,
                     rows_per_shard=rules.rows_per_shard,
                     lost_rows=rules.lost_rows,
-                    stopping=stopping,
                 )
                 for job in jobs.unfinished():
                     self._begin(job)
                 yield
-                stopping.set()
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
-            storage.close()
+            storage.close()  # which also ends what threads still read or write
             jobs.close()
 
         app = FastAPI(title="llmbatch-server", lifespan=lifespan, openapi_url=None)

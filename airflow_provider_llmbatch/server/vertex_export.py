@@ -19,7 +19,7 @@ from airflow_provider_llmbatch.server.store import open_private
 from airflow_provider_llmbatch.server.vertex_jobs import Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from io import BufferedReader
     from pathlib import Path
 
@@ -52,13 +52,11 @@ class Export:
     """The rows of a batch that has ended; those that were never asked are in no row. Blocking: for a thread.
 
     :param lost_rows: So many, at most, are left out.
-    :param go_on: Called for each row; may raise.
     """
 
-    def __init__(self, store: Store, job: Job, batch: Batch, *, lost_rows: int, go_on: Callable[[], None]) -> None:
+    def __init__(self, store: Store, job: Job, batch: Batch, *, lost_rows: int) -> None:
         self._job = job
         self._batch = batch
-        self._go_on = go_on
         self._wanted = lost_rows
         self.lost = 0
         self._input = store.input_of(batch)
@@ -89,7 +87,6 @@ class Export:
                     part = places[shard * rows_per_shard : (shard + 1) * rows_per_shard]
                     with open(local, "wb", opener=open_private) as output:
                         for place in part:
-                            self._go_on()
                             offset, kind = divmod(place, len(self._results))
                             row = self._row(_line_at(streams[kind], offset), asked, requests)
                             if row is None:

@@ -21,7 +21,6 @@ from airflow_provider_llmbatch.server.vertex_jobs import ENDS, Stats, time_text
 from airflow_provider_llmbatch.server.vertex_storage import StorageAwayError, StorageRefusedError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from airflow_provider_llmbatch.server.runner import Runner
@@ -52,10 +51,6 @@ _CODES: Final = {"token_limit_exceeded": 8, "model_not_found": 5}
 
 class InputError(ValueError):
     """Raised when a job's input cannot be run; the message says why."""
-
-
-class _StoppedError(Exception):
-    """Raised in a thread when the server stops: the next start begins the step again."""
 
 
 class _Line(msgspec.Struct):
@@ -93,7 +88,6 @@ class Workplace:
     :param queue_seconds: How long a job is queued before it is looked at.
     :param rows_per_shard: Of an output; more rows make more shards.
     :param lost_rows: How many rows a fault takes from the next output.
-    :param stopping: Set when the server stops.
     """
 
     store: Store
@@ -103,7 +97,6 @@ class Workplace:
     queue_seconds: float
     rows_per_shard: int
     lost_rows: Callable[[], int]
-    stopping: threading.Event
 
 
 class JobRun:
@@ -115,7 +108,9 @@ class JobRun:
             self._cancelled.set()
 
     def stats(self) -> Stats | None:
-        """Counts of a batch that runs."""
+        """Counts of a batch that runs; those of one that has ended stand in the job."""
+        if self.job.has_ended:
+            return None
         batch = self._place.runner.batch(self.job.batch_id)
         if batch is None or not batch.request_counts.total:
             return None
@@ -205,7 +200,6 @@ class JobRun:
         size = number = 0
         with open(path, "wb", opener=open_private) as stream:
             for line in self._place.storage.lines(self.job.input_uri):
-                self._go_on()
                 size += len(line) + 1
                 if size > MOST_BYTES + 1:
                     raise InputError(f"{self.job.input_uri} is larger than the {MOST_BYTES} bytes allowed.")
@@ -236,10 +230,6 @@ class JobRun:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"Line {number} of {self.job.input_uri} is no JSON object ({error}).") from None
 
-    def _go_on(self) -> None:
-        if self._place.stopping.is_set():
-            raise _StoppedError
-
     async def _follow(self) -> None:
         """Until no more answers will come."""
         if self.job.started is None:
@@ -261,7 +251,7 @@ class JobRun:
             return
         if self.job.directory is None:
             self._save(directory=f"{self.job.output_prefix}/prediction-model-{time_text(now())}")
-        export = Export(self._place.store, self.job, batch, lost_rows=self._place.lost_rows(), go_on=self._go_on)
+        export = Export(self._place.store, self.job, batch, lost_rows=self._place.lost_rows())
         stats = await self._patiently(lambda: export.write(self._place.storage, self._place.rows_per_shard))
         if export.lost:
             failures = (f"{export.lost} predictions could not be written.",)

@@ -159,16 +159,20 @@ def test_a_job_waits_for_a_storage_that_is_away_or_breaks_off(tmp_path: Path, fa
     assert job["state"] == "JOB_STATE_SUCCEEDED"
 
 
-def test_a_server_that_waits_for_its_storage_ends_when_it_is_told_to(
+def test_a_server_that_waits_for_its_storage_or_reads_a_long_input_ends_when_it_is_told_to(
     tmp_path: Path, face_storage: RunningStorage
 ) -> None:
     with fault_proxy(face_storage.url) as proxy:
-        proxy.rule("GET", "/o/", Answer(503))
         away = RunningStorage(proxy.url, face_storage.pid)
         with running_vertex(tmp_path, away) as server, calling(server, face_storage) as vertex:
-            vertex.until(vertex.job(jsonl([gemini_line("a")])), "PENDING")
+            waited_for = vertex.put(jsonl([gemini_line("a")]))
+            proxy.rule("GET", waited_for.rpartition("/")[2], Answer(503), times=None)
+            long = vertex.put(jsonl([gemini_line("a")]) * 200_000)
+            for uri in (waited_for, long):
+                vertex.until(good(vertex.create(uri)), "PENDING")
             os.kill(server.pid, signal.SIGTERM)
             assert server.process.wait(10) == 0
+    assert list((tmp_path / "files").iterdir()) == []  # it did not read on to the end first
 
 
 @pytest.mark.parametrize(

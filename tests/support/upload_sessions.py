@@ -102,7 +102,10 @@ class Front:
         if checksum and checksum != f"crc32c={crc32c}":
             told = f'Provided CRC32C \\"{checksum}\\" doesn\'t match calculated CRC32C \\"{crc32c}\\".'
             return 400, f'{{"error": {{"code": 400, "message": "{told}"}}}}'.encode()
-        kind, resource = session.resource["contentType"].encode(), json.dumps(session.resource).encode()
+        kind, resource = (
+            session.resource.get("contentType", "text/plain").encode(),
+            json.dumps(session.resource).encode(),
+        )
         head = b"--edge\r\nContent-Type: application/json\r\n\r\n%s\r\n--edge\r\nContent-Type: %s\r\n\r\n" % (
             resource,
             kind,
@@ -189,9 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def upload_sessions(storage: RunningStorage) -> Iterator[Front]:
-    """Serve for the time of a block."""
-    client = httpx.Client(base_url=storage.url, timeout=30, trust_env=False)
+def upload_sessions(storage: RunningStorage, *, seconds: float = 30) -> Iterator[Front]:
+    """Serve for the time of a block; the emulator may take so many seconds to answer."""
+    client = httpx.Client(base_url=storage.url, timeout=seconds, trust_env=False)
     front = Front(storage, client)
     with client, ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"front": front})) as server:
         server.daemon_threads = True

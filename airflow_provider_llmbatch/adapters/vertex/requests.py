@@ -4,6 +4,18 @@ Every parameter of a line is mapped, or the line is refused with its name; one t
 whether or not it could be mapped. Some values say what Gemini does anyway, and are accepted: see ``parameters``.
 Facts: ``aiplatform_v1``'s ``GenerateContentRequest``, and OpenAI's description of ``POST /chat/completions``.
 
+Where the two differ, and a line is mapped all the same:
+
+- instructions (``system``, ``developer``) come first, wherever they stood; neighbours of one role become one turn, but
+  results of tools keep a turn of their own;
+- an assistant's ``reasoning_content`` and ``annotations`` are left out, and its ``refusal`` is a text;
+- the ``detail`` of images is one for all of them; ``auto`` goes along with any other;
+- a schema of an answer holds always, ``strict`` or not; its ``name`` is left out. One of a function only describes, and
+  goes as it is, unless the function is ``strict``: then calls are ``VALIDATED`` against it;
+- ``parallel_tool_calls: true``, ``store: false``, ``service_tier: auto`` and the like say what Gemini does anyway;
+  ``prompt_cache_key`` is a hint that nothing needs;
+- ``reasoning_effort: none`` is the least that the model can do (``thinking``).
+
 A hot path: one line takes some ten microseconds. The common parameters are fields of a struct; a line with any other
 field is read again, slowly.
 """

@@ -53,6 +53,7 @@ class _IdOnly(msgspec.Struct, gc=False):
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
+_TOO_DEEP: Final = "it is nested too deeply to be read"
 _AUDIO: Final = ("AUDIO", 4)
 _NO_BLOCK: Final = (None, "", 0, "BLOCKED_REASON_UNSPECIFIED")  # writers of defaults send the last one
 _has_snake_case = re.compile(
@@ -66,7 +67,10 @@ def custom_id_of(line: bytes) -> str:
 
     :raises ValueError: It names no request, or is no JSON.
     """
-    return _id_of(_decode_id(line).request)
+    try:
+        return _id_of(_decode_id(line).request)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def result_line(line: bytes, *, model: str = "") -> bytes:
@@ -76,11 +80,14 @@ def result_line(line: bytes, *, model: str = "") -> bytes:
     :raises ValueError: It names no request, or is no JSON.
     """
     try:
-        return _result_line(line, model)
-    except msgspec.ValidationError:
-        raise
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _result_line(_mended(line), model)
+        try:
+            return _result_line(line, model)
+        except msgspec.ValidationError:
+            raise
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _result_line(_mended(line), model)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def _result_line(line: bytes, model: str) -> bytes:
@@ -91,9 +98,10 @@ def _result_line(line: bytes, model: str) -> bytes:
         return _encode(_failed(custom_id, failure))
     try:
         answer = _answer_of(found.response)
-    except (msgspec.ValidationError, RecursionError) as error:
-        words = f"The answer is not made as Gemini's should be: {error}"
-        return _encode(_failed(custom_id, Failure("unreadable_result", words, None)))
+    except msgspec.ValidationError as error:
+        words = f"The answer, which is kept as it came, is not made as Gemini's should be: {error}"
+        failed = _failed(custom_id, Failure("unreadable_result", words, None))
+        return _encode(failed | {"response": {"status_code": None, "request_id": None, "body": found.response}})
     if answer is None:
         return _encode(_failed(custom_id, Failure("no_response", "The row has neither an answer nor an error.", None)))
     return _encode(_answered(custom_id, answer, model, found.processed_time))

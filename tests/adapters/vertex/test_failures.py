@@ -9,6 +9,7 @@ import pytest
 from support.gemini_lines import ECHO, USAGE, answer, landed, mapped, output
 
 from airflow_provider_llmbatch.adapters.vertex.responses import custom_id_of, result_line
+from airflow_provider_llmbatch.core.results import result_of_line
 
 
 @pytest.mark.parametrize(
@@ -147,10 +148,13 @@ def test_neither_an_answer_nor_an_error_is_a_failure(response: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "response", [{"candidates": 7}, [], "x", {"candidates": [{"content": {"parts": [{"text": []}]}}]}]
+    "response", [{"candidates": 7}, [], [{"a": 1}], {"candidates": [{"content": {"parts": [{"text": []}]}}]}]
 )
 def test_an_answer_of_another_shape_costs_its_row_only(response: object) -> None:
-    assert landed(output(response))[:2] == ("failed", "unreadable_result")
+    result = result_of_line(result_line(output(response)))
+    assert (result.outcome, result.error and result.error.code) == ("failed", "unreadable_result")
+    assert result.response is not None  # it was paid for
+    assert json.loads(bytes(result.response.body)) == response
 
 
 @pytest.mark.parametrize("broken", [b'"\\ud83d"', b'"\xff"', b"NaN"])
@@ -164,6 +168,7 @@ def test_an_answer_that_is_not_quite_json_is_kept(broken: bytes) -> None:
     "line",
     [
         *(b"", b"{", b"[]", b'{"request": 7}', b'{"request": {"labels": {"team": "a"}}}', b'{"response": {}}'),
+        b'{"request": {"labels": {"llmbatch_id": "a"}}, "response": ' + b"[" * 5000 + b"]" * 5000 + b"}",
         *(b'{"request": null}', b'{"request": "{"}', b'{"request": {"labels": {"llmbatch_id_1": "ie"}}}'),
     ],
 )

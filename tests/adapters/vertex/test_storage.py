@@ -127,7 +127,7 @@ def test_a_listing_goes_on_over_pages_and_stops_at_its_limit(
 
 def test_a_page_that_leads_back_to_itself_ends_the_listing(open_bucket: OpenBucket) -> None:
     with fault_proxy() as server:
-        server.rule("GET", "/o$", Answer(200, b'{"nextPageToken": "again"}'), times=None)
+        server.rule("GET", "/o$", Answer(200, b'{"nextPageToken": "again"}'), times=3)
         assert list(open_bucket("bkt", storage_url=server.url).list()) == []
     assert len(server.requests) == 2
 

@@ -118,6 +118,11 @@ def test_a_strict_function_may_use_only_what_gemini_can_hold_a_call_to() -> None
             'has a tool_choice of the type "function"; only functions can be tools',
             "tool_choice",
         ),
+        (
+            {"tools": [tool()], "tool_choice": {"type": "allowed_tools"}},
+            'has a tool_choice of the type "allowed_tools"; only functions can be tools',
+            "tool_choice",
+        ),
         ({"tool_choice": 7}, "has tool_choice that OpenAI would not take either: ", "tool_choice"),
     ],
 )

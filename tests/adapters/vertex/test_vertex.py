@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import uuid
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import structlog
@@ -139,6 +139,34 @@ def test_ids_of_any_characters_come_back_through_every_shard(connect_vertex: Con
     batch = run(adapter, *(chat_line(row, "hello") for row in ids))
     assert results_of(adapter, batch) == dict.fromkeys(ids, "succeeded")
     assert (batch.request_counts.total, batch.model) == (120, "echo")
+
+
+class Pipe(io.RawIOBase):
+    """Can be read once, and not be rewound."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any, /) -> int:
+        return self._content.readinto(buffer)
+
+
+def test_the_number_of_requests_is_known_from_the_beginning_if_the_source_could_be_counted(
+    connect_vertex: ConnectVertex,
+) -> None:
+    adapter = connect_vertex()
+    content = chat_line("a", "x") + chat_line("b", "x")[:-1]
+    totals = []
+    for stream in (io.BytesIO(content), Pipe(content)):
+        file = adapter.create_file(stream, filename=unique_name())  # type: ignore[arg-type]
+        batch = adapter.create_batch(file.id, endpoint=CHAT)
+        totals.append((batch.request_counts.total, batch.metadata))
+    assert totals == [(2, None), (0, None)]
 
 
 def test_the_output_is_a_file_too_which_can_be_looked_up_read_and_deleted(
