@@ -16,6 +16,7 @@
     │   └── BrokenTransferError      … an upload or download ended early
     ├── LostAnswerError              a batch may exist: look before creating again
     ├── LedgerError                  the record of what was paid for is unreadable: nothing was done
+    ├── ResultSetError               a stage or a manifest is not what was written: nothing was published
     └── BatchNotCompletedError       read the partial results
         ├── BatchFailedError         the provider refused the input before running it
         ├── BatchExpiredError        the completion window passed
@@ -155,6 +156,11 @@ class LedgerError(LLMBatchError):
     """Raised when the record of what was submitted cannot be read or written: unreadable is not absent."""
 
     retriable = True
+
+
+class ResultSetError(LLMBatchError):
+    """Raised when a manifest cannot be read, or outcomes do not add up to the input: nothing was published, and what
+    was paid for stays where it is."""
 
 
 class BatchNotCompletedError(LLMBatchError):

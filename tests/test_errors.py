@@ -27,6 +27,7 @@ LLMBatchError(Exception)
   QuotaExceededError
   RequestRefusedError
     NotFoundError
+  ResultSetError
   UnavailableError, retriable
     BrokenTransferError, retriable
     RateLimitError, retriable
