@@ -18,6 +18,7 @@ from airflow_provider_llmbatch.models import InputTokensDetails, OutputTokensDet
 _NULL: Final = b"null"
 _TEXT: Final = ord('"')
 _LIST: Final = ord("[")
+_ABSURD_COUNT: Final = 2**53
 
 _Raw = msgspec.Raw
 _Nothing: Final = msgspec.Raw(b"null")
@@ -77,7 +78,7 @@ class _Datum(msgspec.Struct, gc=False):
 
 class _Body(msgspec.Struct, gc=False):
     model: str | None = None
-    usage: _Usage | None = None
+    usage: _Raw = _Nothing
     choices: list[_Choice] | None = None
     output: list[_Raw] | None = None
     status: str | None = None
@@ -87,11 +88,12 @@ class _Body(msgspec.Struct, gc=False):
 
 class _Bare(msgspec.Struct, gc=False):
     model: Any = None
-    usage: Any = None
+    usage: _Raw = _Nothing
 
 
 # Not strict, since some servers send numbers as texts.
 _decode_body = msgspec.json.Decoder(_Body, strict=False).decode
+_decode_usage = msgspec.json.Decoder(_Usage | None, strict=False).decode
 _decode_bare = msgspec.json.Decoder(_Bare).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 _decode_parts = msgspec.json.Decoder(list[_Part]).decode
@@ -243,20 +245,29 @@ def _numbers(vector: bytes) -> bytes:
     return _encode(numbers.tolist())
 
 
-def _tokens(usage: _Usage | None) -> Tokens | None:
-    if usage is None:
+def _tokens(usage: msgspec.Raw) -> Tokens | None:
+    """``None`` also for what cannot be read: a usage that is odd must not cost the answer."""
+    try:
+        found = _decode_usage(usage)
+    except msgspec.MsgspecError:
         return None
-    read = usage.input_tokens_details or usage.prompt_tokens_details
-    written = usage.output_tokens_details or usage.completion_tokens_details
-    taken = usage.input_tokens or usage.prompt_tokens or 0
-    given = usage.output_tokens or usage.completion_tokens or 0
+    if found is None:
+        return None
+    read = found.input_tokens_details or found.prompt_tokens_details
+    written = found.output_tokens_details or found.completion_tokens_details
+    taken = _count(found.input_tokens or found.prompt_tokens)
+    given = _count(found.output_tokens or found.completion_tokens)
     return Tokens(
         taken,
-        (read.cached_tokens or 0) if read else 0,
+        _count(read.cached_tokens) if read else 0,
         given,
-        (written.reasoning_tokens or 0) if written else 0,
-        usage.total_tokens or taken + given,
+        _count(written.reasoning_tokens) if written else 0,
+        _count(found.total_tokens) or taken + given,
     )
+
+
+def _count(number: int | None) -> int:
+    return number if number is not None and 0 < number < _ABSURD_COUNT else 0
 
 
 def _kept_whole(body: bytes | msgspec.Raw) -> Content:
@@ -264,7 +275,7 @@ def _kept_whole(body: bytes | msgspec.Raw) -> Content:
     try:
         bare = _decode_bare(body)
         content.model = bare.model if isinstance(bare.model, str) else None
-        content.tokens = _tokens(msgspec.convert(bare.usage, _Usage | None, strict=False))
+        content.tokens = _tokens(bare.usage)
     except (ValueError, RecursionError):
         pass
     return content

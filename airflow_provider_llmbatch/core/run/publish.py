@@ -159,24 +159,22 @@ def _join(
 def _heads(stage: Stage, part: StagePart, ordinals: Ordinals) -> Iterator[bytes]:
     """What the stage has of each row, without its ordinal, which must be the one that is due."""
     with stage.rows_of(part) as stream:
-        place = 0
-        for line in split_lines(read_blocks(stream)):
+        for place, line in enumerate(split_lines(read_blocks(stream))):
             end = line.find(b",", _ORDINAL_AT)
             ordinal = line[_ORDINAL_AT : end if end >= 0 else -1]
             if place >= len(ordinals) or ordinal != b"%d" % ordinals[place]:
                 raise ResultSetError(
-                    f"Row {place + 1} of part {part.number} in the stage is not the one that was submitted. Nothing was "
-                    "published; what was billed can be landed as long as the provider keeps it. Restore the stage's "
-                    'files, or clear the task with on_clear="restart" to pay for all rows again.'
+                    f"Row {place + 1} of part {part.number} in the stage is not the one that was submitted, so nothing "
+                    "was published. What was billed can be had as long as the provider keeps it. Restore the stage's "
+                    'files, or clear the task with on_clear="restart", which pays for all rows again.'
                 )
             yield line[end + 1 : -1] if end >= 0 else b""
-            place += 1
 
 
 def _check_sum(outcomes: int, rows: int, name: str) -> None:
     if outcomes != rows:
         raise ResultSetError(
-            f"{name} would have {outcomes:,} rows with an outcome, but the input has {rows:,}, so nothing was published. "
+            f"{name} would have {outcomes:,} rows with an outcome, but the input has {rows:,}: nothing was published. "
             "What was billed can be landed again as long as the provider keeps it: delete the files of answers in the "
             "stage, and clear the task."
         )

@@ -74,7 +74,7 @@ def is_retriable(error: ResultError | None, status: int | None) -> bool:
         return False
     if code in _PASSING:
         return True
-    number = code.removeprefix("http_")
+    number = code.removeprefix("http_")[:4]  # enough to tell; and Python reads no endless ones
     return _is_passing(int(number)) if number.isdecimal() else status is not None and _is_passing(status)
 
 

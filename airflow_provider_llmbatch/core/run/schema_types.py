@@ -50,7 +50,7 @@ class _Types:
             return self._referred(says, within)
         if "anyOf" in says:
             _only(says, "anyOf")
-            return _union([self.of(one, within) for one in says["anyOf"]])
+            return _union([None if one == {"type": "null"} else self.of(one, within) for one in says["anyOf"]])
         if "enum" in says or "const" in says:
             return _literal(says)
         return self._typed(says, within)
@@ -76,8 +76,7 @@ class _Types:
             "string": _string,
             "integer": _integer,
             "number": _float,
-            "boolean": lambda says, _: _only(says, "type") or bool,
-            "null": lambda says, _: _only(says, "type"),
+            "boolean": _boolean,
         }
         if names not in makers:
             raise _NotUnderstoodError
@@ -106,6 +105,11 @@ class _Types:
         _only(says, "type", "items", "minItems", "maxItems")
         kind = cast("Any", list)[self.of(says.get("items", True), within)]
         return _bounded(kind, min_length=says.get("minItems"), max_length=says.get("maxItems"))
+
+
+def _boolean(says: dict[str, Any], _: tuple[str, ...]) -> Any:
+    _only(says, "type")
+    return bool
 
 
 def _string(says: dict[str, Any], _: tuple[str, ...]) -> Any:

@@ -150,14 +150,14 @@ class Parquet:
 
 def _pyarrow() -> tuple[Any, Any]:
     try:
-        import pyarrow  # noqa: PLC0415 - 40 MB that only Parquet needs
+        import pyarrow as pa  # noqa: PLC0415 - 40 MB that only Parquet needs
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
         raise BatchInputError(
             "Parquet needs pyarrow, which is not installed: pip install 'airflow-provider-llmbatch[parquet]', or "
             'choose format="jsonl". Nothing was uploaded or billed.'
         ) from error
-    return pyarrow, parquet
+    return pa, parquet
 
 
 def _schema(pa: Any) -> Any:
