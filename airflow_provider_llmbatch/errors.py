@@ -18,6 +18,7 @@
     ├── LedgerError                  the record of what was paid for is unreadable: nothing was done
     ├── StageGoneError               what was paid for can no longer be joined to its rows
     ├── UnansweredRowsError          read the published set: too many of its rows have no good answer
+    ├── ResultSetError               a stage or a manifest is not what was written: nothing was published
     └── BatchNotCompletedError       read the partial results
         ├── BatchFailedError         the provider refused the input before running it
         ├── BatchExpiredError        the completion window passed
@@ -167,6 +168,11 @@ class StageGoneError(LLMBatchError):
 class UnansweredRowsError(LLMBatchError):
     """Raised after a result set was published, when more of its rows than ``on_failed_rows`` allows have no good
     answer."""
+
+
+class ResultSetError(LLMBatchError):
+    """Raised when a manifest cannot be read, or outcomes do not add up to the input: nothing was published, and what
+    was paid for stays where it is."""
 
 
 class BatchNotCompletedError(LLMBatchError):
