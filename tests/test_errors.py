@@ -27,6 +27,9 @@ LLMBatchError(Exception)
   QuotaExceededError
   RequestRefusedError
     NotFoundError
+  ResultSetError
+  StageGoneError
+  UnansweredRowsError
   UnavailableError, retriable
     BrokenTransferError, retriable
     RateLimitError, retriable

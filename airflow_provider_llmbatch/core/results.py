@@ -63,11 +63,14 @@ _decode_body = msgspec.json.Decoder(_Body, strict=False).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 
 
-def merge_results(adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger) -> Iterator[Result]:
+def merge_results(
+    adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger, ids: Iterable[str] | None = None
+) -> Iterator[Result]:
     """Every request of an ended batch with its one outcome, in no particular order.
 
     A line that cannot be read costs that request its answer, and is warned of.
 
+    :param ids: Of all requests, where the caller knows them; else the input file must tell who lacks a result.
     :raises BrokenTransferError: Less of a result file arrived than there is; nothing is lost, a retry reads it again.
     :raises UnexpectedAnswerError: Something else than a result file arrived.
     :raises LLMBatchError: A result file cannot be had.
@@ -78,8 +81,8 @@ def merge_results(adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger) 
         if file_id:
             readable = (yield from _results_of_file(adapter, file_id, batch, seen, log)) and readable
     # Servers that do not count send 0, so that says nothing.
-    if not readable or len(seen) < batch.request_counts.total or not batch.request_counts.total:
-        yield from _missing(adapter, batch, seen, log)
+    if ids is not None or not readable or len(seen) < batch.request_counts.total or not batch.request_counts.total:
+        yield from _missing(adapter, batch, seen, log, ids)
 
 
 def _results_of_file(
@@ -175,12 +178,17 @@ def _check_whole(adapter: Adapter, file_id: str, lines: _Lines, *, cut_off: bool
     )
 
 
-def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBoundLogger) -> Iterator[Result]:
-    """The requests that no result names, from the input file."""
+def _missing(
+    adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBoundLogger, ids: Iterable[str] | None
+) -> Iterator[Result]:
+    """The requests that no result names, from the caller's ids, else from the input file."""
     count = 0
     gone = not batch.input_file_id
+    total = batch.request_counts.total if ids is None else 0
+    if ids is None:
+        ids = _ids_of_input(adapter, batch.input_file_id) if batch.input_file_id else ()
     try:
-        for custom_id in _ids_of_input(adapter, batch.input_file_id) if batch.input_file_id else ():
+        for custom_id in ids:
             if custom_id not in seen:
                 seen.add(custom_id)
                 count += 1
@@ -191,11 +199,11 @@ def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBound
         gone = True
     if count:
         log.warning(f"{count:,} requests have no result of {batch.id} that can be read: their outcome is missing")
-    lacking = batch.request_counts.total - len(seen)
+    lacking = total - len(seen)
     if lacking > 0:
         why = f"since the input file {batch.input_file_id} is gone" if gone else "not even from the input file"
         log.warning(
-            f"{lacking:,} of {batch.request_counts.total:,} requests are in neither result file, and their names "
+            f"{lacking:,} of {total:,} requests are in neither result file, and their names "
             f"are not to be had, {why}: compare the ids with your input"
         )
 

@@ -40,7 +40,6 @@ class IndexRecord(Record):
     :param parts_sha256: Of how they were cut into parts.
     :param started_at: In seconds since 1970.
     :param publish_id: The folder of the data, from the first attempt to publish them on.
-    :param replaced_publish_id: The folder that they take the place of.
     :param forgotten_at: When the run began without the record of an earlier try, in seconds since 1970: then the
         provider is asked before anything is created.
     :param replaces: The generation that this one takes the place of, if a new stage tells that its input has changed.
@@ -58,7 +57,6 @@ class IndexRecord(Record):
     parts: int = 0
     started_at: float
     publish_id: str | None = None
-    replaced_publish_id: str | None = None
     forgotten_at: float | None = None
     replaces: IndexRecord | None = None
 
@@ -78,14 +76,16 @@ class LandedRecord(Record):
 
     :param landed_at: In seconds since 1970.
     :param max_tries: Of the task instance when it was landed.
-    :param unresolved: How many of its rows may be submitted again.
-    :param retry: The lines of the next attempt, if there may be one.
+    :param stage_id: The stage that they lie in.
+    :param retry: The lines that may be submitted again, if there are any.
     :param stopped: ``deadline``: we cancelled it, or stopped waiting. ``refused``: the provider refused it before it
         ran. Either way its rows are submitted again only after a clear.
+    :param reason: Why it was refused, in the provider's words.
     :param result_file_ids: At the provider.
     """
 
     generation: int
+    stage_id: str
     batch_id: str
     file_id: str
     key: str
@@ -96,7 +96,6 @@ class LandedRecord(Record):
     ended_at: int | None = None
     landed_at: float
     max_tries: int
-    unresolved: int = 0
     retry: Subset | None = None
     stopped: Literal["deadline", "refused"] | None = None
     reason: str | None = None
@@ -108,14 +107,16 @@ class QueueRecord(Record):
 
     :param since: The first refusal after a batch of the run ended last, in seconds since 1970.
     :param refusals: How many there were.
-    :param again_at: When to submit again, in seconds since 1970.
-    :param batch_id: The last batch that was failed for it, which counts once.
+    :param again_at: When to submit again, in seconds since 1970; ``None`` once ``queue_deadline`` has passed.
+    :param max_tries: Of the task instance; a clear waits anew.
+    :param batch_ids: Batches that were failed for it, each of which counts once.
     """
 
     since: float
     refusals: int
-    again_at: float
-    batch_id: str | None = None
+    again_at: float | None = None
+    max_tries: int
+    batch_ids: tuple[str, ...] = ()
 
 
 class FolderStore:

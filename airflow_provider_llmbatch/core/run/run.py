@@ -1,7 +1,7 @@
 """The steps of a run: stage, submit, land, resubmit, publish.
 
 Every call of ``advance`` reads the truth anew (ledger, stage, provider) and goes on from there, so a process may die
-anywhere between two side effects.
+anywhere between two side effects. Nothing here waits, but for a list at the provider that has to catch up.
 """
 
 from __future__ import annotations
@@ -9,51 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmbatch.core.run.ending import clean_up, publish_set, shortfall_of
+from airflow_provider_llmbatch.core.run.generation import input_of
+from airflow_provider_llmbatch.core.run.job import Job, RunInput
+from airflow_provider_llmbatch.core.run.manifest import read_manifest
+from airflow_provider_llmbatch.core.run.old_batches import cancel_all, open_batches
+from airflow_provider_llmbatch.core.run.parts import state_of
+from airflow_provider_llmbatch.core.run.round import Round, Waiting
+from airflow_provider_llmbatch.core.run.verdict import Shortfall, error_of_set
+from airflow_provider_llmbatch.errors import ResultSetError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from structlog.typing import FilteringBoundLogger
-
-    from airflow_provider_llmbatch.adapters.base import Adapter
-    from airflow_provider_llmbatch.core.ledger import Store
     from airflow_provider_llmbatch.core.run.manifest import Manifest
-    from airflow_provider_llmbatch.core.run.options import RunOptions
-    from airflow_provider_llmbatch.core.run.requests import Row
-    from airflow_provider_llmbatch.core.storage import Folder
-    from airflow_provider_llmbatch.core.submit import Attempt, Slot, Timing
+    from airflow_provider_llmbatch.core.run.records import IndexRecord
+    from airflow_provider_llmbatch.core.run.parts import PartState
+    from airflow_provider_llmbatch.core.run.stage import Stage
     from airflow_provider_llmbatch.errors import LLMBatchError
 
-
-@dataclass(frozen=True)
-class RunInput:
-    """What a run is made from.
-
-    :param rows: Reads the source from its start; called once for each stage.
-    :param parameters_sha256: Of everything but the rows that decides what is asked.
-    :param description: The source as logs, messages and the manifest call it, without secrets.
-    """
-
-    rows: Callable[[], Iterable[Row]]
-    parameters_sha256: str
-    model: str | None
-    description: str
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Batches are under way, or the provider's queue is full.
-
-    :param batch_ids: Those that have not ended.
-    :param resubmit_at: When to submit again, in seconds since 1970; ``None`` if nothing waits for that.
-    :param deadline: When to call ``advance`` at the latest, in seconds since 1970.
-    :param any_end: Whether to call ``advance`` as soon as one of the batches ended, since a part waits for its place;
-        else when all of them have.
-    """
-
-    batch_ids: tuple[str, ...]
-    resubmit_at: float | None
-    deadline: float
-    any_end: bool
+__all__ = ["Published", "Run", "RunInput", "Waiting"]
 
 
 @dataclass(frozen=True)
@@ -67,29 +40,50 @@ class Published:
     error: LLMBatchError | None = None
 
 
-@dataclass(frozen=True)
-class Run:
-    """:param store: Durable: Airflow's task state store, or a ``FolderStore``.
-    :param output: Where the result set is published, and the stage lies.
-    """
-
-    adapter: Adapter
-    output: Folder
-    store: Store
-    slot: Slot
-    attempt: Attempt
-    source: RunInput
-    options: RunOptions
-    timing: Timing
-    log: FilteringBoundLogger
+class Run(Job):
+    """One result set out of one input, on every try of a task."""
 
     def advance(self) -> Waiting | Published:
-        """Go as far as it goes without waiting.
+        """Go as far as it goes without waiting for the provider.
 
         :raises LLMBatchError: A retriable one leaves everything as it is for the next try; any other needs a person.
         """
-        raise NotImplementedError
+        index, stage = input_of(self)
+        if index.state == "published":
+            return self._published(index, stage)
+        assert stage is not None  # noqa: S101 - only a published run may be without
+        round_ = Round(self, index, stage)
+        waiting = round_.advance()
+        if waiting is not None:
+            return waiting
+        manifest = publish_set(self, index, stage, round_.states)
+        return self._concluded(index, manifest, round_.shortfall(), round_.states)
 
-    def cancel(self) -> dict[str, str]:
-        """Cancel what is under way, eight at a time; returns what became of each batch id."""
-        raise NotImplementedError
+    def cancel(self) -> dict[str, str | LLMBatchError]:
+        """Cancel what is under way, eight at a time, as far as the ledger tells; writes nothing.
+
+        Returns the status of each batch then, or why it could not be cancelled.
+        """
+        index = self.index.read()
+        return cancel_all(self, open_batches(self, index) if index is not None else [])
+
+    def _published(self, index: IndexRecord, stage: Stage | None) -> Published:
+        manifest = read_manifest(self.output)
+        if manifest is None:
+            raise ResultSetError(
+                f"{self.output.uri('manifest.json')} was deleted while this task was about to return it. Nothing was "
+                "billed. Clear the task: it publishes again what can still be had."
+            )
+        states = [state_of(self, index, part) for part in stage.parts] if stage is not None else []
+        shortfall = shortfall_of(states, running=()) if states else Shortfall()
+        return self._concluded(index, manifest, shortfall, states)
+
+    def _concluded(
+        self, index: IndexRecord, manifest: Manifest, shortfall: Shortfall, states: list[PartState]
+    ) -> Published:
+        error = error_of_set(
+            manifest, shortfall, on_failed_rows=self.options.on_failed_rows, output=self.output.uri()
+        )
+        if error is None:
+            clean_up(self, index, manifest, states)
+        return Published(manifest, error)

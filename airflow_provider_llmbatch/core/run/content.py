@@ -1,0 +1,291 @@
+"""What the body of an answer says: its text, why it ended, what it used, on every endpoint.
+
+A body is decoded once, and only where something must look inside; texts, calls and vectors stay the bytes that came.
+What the fields of a row cannot hold is kept whole as ``body``, since it was paid for.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from typing import Any, Final
+
+import msgspec
+
+from airflow_provider_llmbatch.models import InputTokensDetails, OutputTokensDetails, Usage
+
+_NULL: Final = b"null"
+_TEXT: Final = ord('"')
+_LIST: Final = ord("[")
+_ABSURD_COUNT: Final = 2**53
+
+_Raw = msgspec.Raw
+_Nothing: Final = msgspec.Raw(b"null")
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    """Token counts in the names of every endpoint."""
+
+    prompt_tokens: int | None = None
+    input_tokens: int | None = None
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: _Raw = _Nothing
+    refusal: _Raw = _Nothing
+    tool_calls: _Raw = _Nothing
+    audio: _Raw = _Nothing
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message | None = None
+    text: _Raw = _Nothing
+    finish_reason: str | None = None
+    logprobs: _Raw = _Nothing
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: str | None = None
+    text: _Raw = _Nothing
+    refusal: _Raw = _Nothing
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: str | None = None
+    content: list[_Part] | None = None
+
+
+class _Incomplete(msgspec.Struct, gc=False):
+    reason: str | None = None
+
+
+class _Datum(msgspec.Struct, gc=False):
+    embedding: _Raw = _Nothing
+
+
+class _Body(msgspec.Struct, gc=False):
+    model: str | None = None
+    usage: _Raw = _Nothing
+    choices: list[_Choice] | None = None
+    output: list[_Raw] | None = None
+    status: str | None = None
+    incomplete_details: _Incomplete | None = None
+    data: list[_Datum] | None = None
+
+
+class _Bare(msgspec.Struct, gc=False):
+    model: Any = None
+    usage: _Raw = _Nothing
+
+
+# Not strict, since some servers send numbers as texts.
+_decode_body = msgspec.json.Decoder(_Body, strict=False).decode
+_decode_usage = msgspec.json.Decoder(_Usage | None, strict=False).decode
+_decode_bare = msgspec.json.Decoder(_Bare).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
+_decode_parts = msgspec.json.Decoder(list[_Part]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Tokens(msgspec.Struct, gc=False):
+    """Token counts of one answer or of many; what a server does not say counts 0."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+    total: int = 0
+
+    def add(self, other: Tokens) -> None:
+        self.input += other.input
+        self.cached += other.cached
+        self.output += other.output
+        self.reasoning += other.reasoning
+        self.total += other.total
+
+    def as_json(self) -> bytes:
+        """In the names of ``models.Usage``."""
+        return (
+            b'{"input_tokens":%d,"input_tokens_details":{"cached_tokens":%d},"output_tokens":%d,'
+            b'"output_tokens_details":{"reasoning_tokens":%d},"total_tokens":%d}'
+            % (self.input, self.cached, self.output, self.reasoning, self.total)
+        )
+
+    def as_usage(self) -> Usage:
+        return Usage(
+            input_tokens=self.input,
+            input_tokens_details=InputTokensDetails(cached_tokens=self.cached),
+            output_tokens=self.output,
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=self.reasoning),
+            total_tokens=self.total,
+        )
+
+
+class Content(msgspec.Struct, gc=False):
+    """Fields of a row, as JSON in bytes where they are not decoded; ``null`` or ``None`` where there is nothing.
+
+    :param text: The first choice's, or all texts of a response joined, as OpenAI's client joins them.
+    :param finish_reason: In the words of chat completions on every endpoint.
+    :param embedding: A list of numbers, also where it came in base64.
+    :param body: The whole body, where the other fields cannot hold all that was asked for: several choices or vectors,
+        log probabilities, audio, and every endpoint that answers neither with texts nor with vectors.
+    """
+
+    text: bytes = _NULL
+    finish_reason: str | None = None
+    model: str | None = None
+    tokens: Tokens | None = None
+    refusal: bytes | None = None
+    tool_calls: bytes | None = None
+    embedding: bytes | None = None
+    body: bytes | None = None
+
+
+def content_of(body: bytes | msgspec.Raw) -> Content:
+    """What a body says. One that is of no shape that is known here is kept whole; none raises."""
+    try:
+        parsed = _decode_body(body)
+        if parsed.choices:
+            content = _of_choices(parsed.choices, body)
+        elif parsed.output is not None:
+            content = _of_response(parsed)
+        else:
+            content = _of_data(parsed.data, body)
+        content.model, content.tokens = parsed.model, _tokens(parsed.usage)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, as are base64's
+        return _kept_whole(body)
+    return content
+
+
+def decoded_text(text: bytes) -> str | None:
+    """What the field ``text`` holds."""
+    return None if text == _NULL else _decode_text(text)
+
+
+def _of_choices(choices: list[_Choice], body: bytes | msgspec.Raw) -> Content:
+    first = choices[0]
+    message = first.message
+    if message is None:
+        content = Content(_text(first.text), first.finish_reason)
+    else:
+        content = Content(_text(message.content), first.finish_reason)
+        content.refusal = _unless_null(message.refusal)
+        content.tool_calls = _unless_empty(message.tool_calls)
+    if len(choices) > 1 or _unless_null(first.logprobs) or (message is not None and _unless_null(message.audio)):
+        content.body = bytes(body)
+    return content
+
+
+def _text(raw: msgspec.Raw) -> bytes:
+    """The JSON text, also from the list of parts that some servers send."""
+    text = bytes(raw)
+    if text[0] == _TEXT or text == _NULL:
+        return text
+    if text[0] != _LIST:
+        raise ValueError("a content that is neither a text nor a list of parts")
+    return _joined([bytes(part.text) for part in _decode_parts(text)])
+
+
+def _joined(texts: list[bytes]) -> bytes:
+    found = [text for text in texts if text[0] == _TEXT]
+    if len(found) == 1:
+        return found[0]
+    return _encode("".join(map(_decode_text, found))) if found else _NULL
+
+
+def _of_response(parsed: _Body) -> Content:
+    texts, refusals, calls = [], [], []
+    for raw in parsed.output or ():
+        item = _decode_item(raw)
+        if item.type == "message":
+            texts += [bytes(part.text) for part in item.content or () if part.type == "output_text"]
+            refusals += [bytes(part.refusal) for part in item.content or () if part.type == "refusal"]
+        elif item.type is not None and item.type.endswith("_call"):
+            calls.append(bytes(raw))
+    reason = parsed.incomplete_details.reason if parsed.incomplete_details else None
+    content = Content(_joined(texts), _REASON_OF_RESPONSE.get(reason or parsed.status or "", reason or parsed.status))
+    if refusals:
+        content.refusal = _joined(refusals)
+    if calls:
+        content.tool_calls = b"[" + b",".join(calls) + b"]"
+        content.finish_reason = "tool_calls" if content.finish_reason == "stop" else content.finish_reason
+    return content
+
+
+_REASON_OF_RESPONSE: Final = {"completed": "stop", "max_output_tokens": "length"}
+
+
+def _of_data(data: list[_Datum] | None, body: bytes | msgspec.Raw) -> Content:
+    if data is None or len(data) != 1 or (vector := bytes(data[0].embedding)) == _NULL:
+        return Content(body=bytes(body) if bytes(body) != _NULL else None)
+    return Content(embedding=_numbers(vector))
+
+
+def _numbers(vector: bytes) -> bytes:
+    """OpenAI's client asks for base64 of little-endian 32-bit floats by itself, so inputs made with it do too."""
+    if vector[0] == _LIST:
+        return vector
+    numbers = array("f", base64.b64decode(_decode_text(vector), validate=True))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return _encode(numbers.tolist())
+
+
+def _tokens(usage: msgspec.Raw) -> Tokens | None:
+    """``None`` also for what cannot be read: a usage that is odd must not cost the answer."""
+    try:
+        found = _decode_usage(usage)
+    except msgspec.MsgspecError:
+        return None
+    if found is None:
+        return None
+    read = found.input_tokens_details or found.prompt_tokens_details
+    written = found.output_tokens_details or found.completion_tokens_details
+    taken = _count(found.input_tokens or found.prompt_tokens)
+    given = _count(found.output_tokens or found.completion_tokens)
+    return Tokens(
+        taken,
+        _count(read.cached_tokens) if read else 0,
+        given,
+        _count(written.reasoning_tokens) if written else 0,
+        _count(found.total_tokens) or taken + given,
+    )
+
+
+def _count(number: int | None) -> int:
+    return number if number is not None and 0 < number < _ABSURD_COUNT else 0
+
+
+def _kept_whole(body: bytes | msgspec.Raw) -> Content:
+    content = Content(body=bytes(body))
+    try:
+        bare = _decode_bare(body)
+        content.model = bare.model if isinstance(bare.model, str) else None
+        content.tokens = _tokens(bare.usage)
+    except (ValueError, RecursionError):
+        pass
+    return content
+
+
+def _unless_null(raw: msgspec.Raw) -> bytes | None:
+    value = bytes(raw)
+    return None if value == _NULL else value
+
+
+def _unless_empty(raw: msgspec.Raw) -> bytes | None:
+    value = bytes(raw)
+    return None if value in (_NULL, b"[]") else value
