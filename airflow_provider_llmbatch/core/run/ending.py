@@ -25,7 +25,7 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
     """Publish what was landed, and let the index say so."""
     now = job.timing.clock()
     if index.publish_id is None:
-        # Its name goes into the index first: a process that dies while it writes is followed by one that writes the same.
+        # Into the index before anything is written: whoever follows a process that dies then writes to the same place.
         moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S")
         index = index.model_copy(update={"publish_id": f"{moment}-{secrets.token_hex(4)}"})
         job.index.write(index)
@@ -110,9 +110,7 @@ def _facts(job: Job, index: IndexRecord) -> RunFacts:
         ),
         provider=job.adapter.provider,
         source=job.source.description,
-        fingerprints=Fingerprints(
-            rows=index.rows_sha256 or "", parameters=index.parameters_sha256, model=index.model
-        ),
+        fingerprints=Fingerprints(rows=index.rows_sha256 or "", parameters=index.parameters_sha256, model=index.model),
         started_at=int(index.started_at),
     )
 

@@ -172,9 +172,7 @@ class _Choice:
         )
         old_stage = Stage.open(self.job.stage_folder(old.stage_id))
         if old.state == "published" and self._manifest_of(old):
-            left = old_stage and [
-                part for part in old_stage.parts if state_of(self.job, index, part).lines is not None
-            ]
+            left = old_stage and [part for part in old_stage.parts if state_of(self.job, index, part).lines is not None]
             if not left:
                 self.job.log.info("The input is the same, and its result set stays: nothing is paid again")
                 self.job.index.write(index)
@@ -199,7 +197,9 @@ class _Choice:
 
     def _staged_anew(self, index: IndexRecord) -> tuple[IndexRecord, Stage | None]:
         """A retry that finds the stage gone: the source may still give the same rows."""
-        self.job.log.warning(f"The stage {self.job.stage_folder(index.stage_id).uri()} is gone: reading the source again")
+        self.job.log.warning(
+            f"The stage {self.job.stage_folder(index.stage_id).uri()} is gone: reading the source again"
+        )
         stage_id = f"{index.generation}-{self.job.attempt.try_number}"
         stage = self._written(stage_id)
         update = {"stage_id": stage_id, "rows_sha256": stage.rows_sha256, "parts_sha256": _sha256_of_parts(stage)}

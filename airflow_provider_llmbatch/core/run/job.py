@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.options import RunOptions
     from airflow_provider_llmbatch.core.run.requests import Row
     from airflow_provider_llmbatch.core.run.shape import Shape
-    from airflow_provider_llmbatch.core.run.stage import Stage
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.core.submit import Attempt, Slot, Timing
 

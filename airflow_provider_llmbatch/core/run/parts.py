@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.ledger import BatchRecord
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.records import IndexRecord
-    from airflow_provider_llmbatch.core.run.stage import Part, Stage
+    from airflow_provider_llmbatch.core.run.stage import Stage, StagePart
     from airflow_provider_llmbatch.models import Batch
 
 _REASON_CHARS: Final = 2000  # of a refusal, in the ledger
@@ -38,7 +38,7 @@ class PartState:
     :param record: Of the next attempt's batch, if that was begun.
     """
 
-    part: Part
+    part: StagePart
     landings: tuple[LandedRecord, ...]
     lines: Subset | None
     record: BatchRecord | None
@@ -49,7 +49,7 @@ class PartState:
         return len(self.landings) + 1
 
 
-def state_of(job: Job, index: IndexRecord, part: Part) -> PartState:
+def state_of(job: Job, index: IndexRecord, part: StagePart) -> PartState:
     landings: list[LandedRecord] = []
     while landed := job.landings(part.number, len(landings) + 1).read():
         if (landed.generation, landed.stage_id) != (index.generation, index.stage_id):
@@ -62,7 +62,7 @@ def state_of(job: Job, index: IndexRecord, part: Part) -> PartState:
     return PartState(part, tuple(landings), lines, record)
 
 
-def _next_lines(job: Job, part: Part, landings: list[LandedRecord]) -> Subset | None:
+def _next_lines(job: Job, part: StagePart, landings: list[LandedRecord]) -> Subset | None:
     if not landings:
         return Subset(rows=part.rows, bytes=part.bytes, sha256=part.sha256)
     last = landings[-1]
@@ -118,7 +118,7 @@ def submit(job: Job, index: IndexRecord, stage: Stage, state: PartState) -> Batc
     )
 
 
-def batch_job(job: Job, part: Part, content: str, file_id: str) -> BatchJob:
+def batch_job(job: Job, part: StagePart, content: str, file_id: str) -> BatchJob:
     options = job.options
     return BatchJob(file_id, part.endpoint, options.completion_window, options.metadata, content=content)
 
@@ -141,9 +141,7 @@ def found_batch(job: Job, index: IndexRecord, state: PartState) -> Batch | None:
     )
 
 
-def land_batch(
-    job: Job, index: IndexRecord, stage: Stage, state: PartState, record: BatchRecord, batch: Batch
-) -> None:
+def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, record: BatchRecord, batch: Batch) -> None:
     """Keep what came of an ended batch in the stage, and the lines that may be submitted again beside it."""
     ordinals = stage.ordinals(state.part, state.attempt)
     try:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.backoff import queue_refusal_of
+from airflow_provider_llmbatch.core.run.ending import shortfall_of
 from airflow_provider_llmbatch.core.run.full_queue import Pause, out_of_patience, pause_after, pause_of
 from airflow_provider_llmbatch.core.run.parts import found_batch, land_batch, state_of, submit
-from airflow_provider_llmbatch.core.run.verdict import Shortfall
 from airflow_provider_llmbatch.core.verdict import moment
 from airflow_provider_llmbatch.errors import EnqueuedTokenLimitError, LLMBatchError, NotFoundError
 from airflow_provider_llmbatch.models import Batch
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.parts import PartState
     from airflow_provider_llmbatch.core.run.records import IndexRecord
-    from airflow_provider_llmbatch.core.run.stage import Part, Stage
+    from airflow_provider_llmbatch.core.run.stage import Stage, StagePart
+    from airflow_provider_llmbatch.core.run.verdict import Shortfall
 
 _HOUR: Final = 3600.0
 _CANCELLATION: Final = 900.0
@@ -90,7 +91,7 @@ class Round:
             self._job.log.info(f"Looking for batches of earlier tries in {wait:.0f} s, when the list must show them")
             self._job.timing.sleep(wait)
 
-    def _settle(self, part: Part) -> None:
+    def _settle(self, part: StagePart) -> None:
         """Land what ended of a part, and sort it by what it waits for now."""
         while True:
             state = self._states[part.number] = state_of(self._job, self._index, part)

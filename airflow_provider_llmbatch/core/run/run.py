@@ -21,8 +21,8 @@ from airflow_provider_llmbatch.errors import ResultSetError
 
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.manifest import Manifest
-    from airflow_provider_llmbatch.core.run.records import IndexRecord
     from airflow_provider_llmbatch.core.run.parts import PartState
+    from airflow_provider_llmbatch.core.run.records import IndexRecord
     from airflow_provider_llmbatch.core.run.stage import Stage
     from airflow_provider_llmbatch.errors import LLMBatchError
 
@@ -81,9 +81,7 @@ class Run(Job):
     def _concluded(
         self, index: IndexRecord, manifest: Manifest, shortfall: Shortfall, states: list[PartState]
     ) -> Published:
-        error = error_of_set(
-            manifest, shortfall, on_failed_rows=self.options.on_failed_rows, output=self.output.uri()
-        )
+        error = error_of_set(manifest, shortfall, on_failed_rows=self.options.on_failed_rows, output=self.output.uri())
         if error is None:
             clean_up(self, index, manifest, states)
         return Published(manifest, error)

@@ -1,4 +1,4 @@
-"""What the published set means for the task: nothing, or an error that says what is missing, what it cost, what next."""
+"""What the published set means for the task: nothing, or an error that says what lacks, what it cost, what next."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def error_of_set(
         )
     if shortfall.late or shortfall.unsent:
         return DeadlineExceededError(
-            f"{' '.join(_lateness(shortfall))} {published} A retry would submit nothing; clearing this task submits the "
-            "rows that lack an answer, and pays for no answer twice.",
+            f"{' '.join(_lateness(shortfall))} {published} A retry would submit nothing; clearing this task submits "
+            "the rows that lack an answer, and pays for no answer twice.",
             batch_id=shortfall.late[0] if shortfall.late else "",
         )
     failed = manifest.rows - manifest.outcomes.get("succeeded", 0)
@@ -87,7 +87,9 @@ def _lateness(shortfall: Shortfall) -> list[str]:
     if shortfall.running:
         told.append(f"{_named(shortfall.running)} may still run, and be billed.")
     if shortfall.unsent:
-        told.append(f"{shortfall.unsent:,} rows were not submitted before the run_deadline; nothing was billed for them.")
+        told.append(
+            f"{shortfall.unsent:,} rows were not submitted before the run_deadline, and nothing was billed for them."
+        )
     return told
 
 
