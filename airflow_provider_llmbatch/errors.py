@@ -16,6 +16,7 @@
     │   └── BrokenTransferError      … an upload or download ended early
     ├── LostAnswerError              a batch may exist: look before creating again
     ├── LedgerError                  the record of what was paid for is unreadable: nothing was done
+    ├── StorageError                 wait and retry: a file of the source, the stage or the output is out of reach
     └── BatchNotCompletedError       read the partial results
         ├── BatchFailedError         the provider refused the input before running it
         ├── BatchExpiredError        the completion window passed
@@ -153,6 +154,15 @@ class LostAnswerError(LLMBatchError):
 
 class LedgerError(LLMBatchError):
     """Raised when the record of what was submitted cannot be read or written: unreadable is not absent."""
+
+    retriable = True
+
+
+class StorageError(LLMBatchError):
+    """Raised when a file of a source, a stage or an output cannot be read or written; nothing is billed for that.
+
+    A retry goes on where this attempt stopped.
+    """
 
     retriable = True
 

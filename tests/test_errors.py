@@ -27,6 +27,7 @@ LLMBatchError(Exception)
   QuotaExceededError
   RequestRefusedError
     NotFoundError
+  StorageError, retriable
   UnavailableError, retriable
     BrokenTransferError, retriable
     RateLimitError, retriable
