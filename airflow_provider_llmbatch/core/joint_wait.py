@@ -79,7 +79,7 @@ def watch_together(
                 return decision
             if isinstance(decision, Done):
                 del running[batch_id]
-        if len(running) < len(batch_ids) and (any_end or (not running and resubmit_at is None)):
+        if len(running) < len(batch_ids) and (any_end or not running):
             return Ended()
         if now >= until:
             return OutOfTime() if now >= policy.deadline else Due()

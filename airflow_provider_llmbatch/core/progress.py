@@ -71,12 +71,8 @@ class Progress:
 
 @dataclass
 class JointProgress:
-    """Of several batches together: one line for each change, however many of them changed.
+    """Of several batches together: one line for each change, however many of them changed."""
 
-    :param rows: How many requests they hold, where that is known before the provider has counted them.
-    """
-
-    rows: int | None = None
     _one: Progress = field(default_factory=Progress)
     _batches: dict[str, Batch] = field(default_factory=dict)
     _said: tuple[object, ...] = ()
@@ -104,9 +100,8 @@ class JointProgress:
 
     def _counts(self) -> RequestCounts:
         each = [batch.request_counts for batch in self._batches.values()]
-        total = sum(counts.total for counts in each)
         return RequestCounts(
-            total=total if self.rows is None else max(total, self.rows),
+            total=sum(counts.total for counts in each),
             completed=sum(counts.completed for counts in each),
             failed=sum(counts.failed for counts in each),
         )

@@ -49,7 +49,6 @@ class LLMBatchRunTrigger(BaseTrigger):
     :param deadline: In seconds since 1970, so that a restart of the triggerer does not move it.
     :param resubmit_at: When something is to be submitted that did not fit before, in seconds since 1970.
     :param any_end: Whether it fires as soon as one batch has ended, since another one may take its place.
-    :param rows: How many requests the batches hold, for the progress.
     :param min_poll_interval: Seconds between two looks at young batches.
     :param max_poll_interval: Seconds between two looks at old ones.
     :param cancel_on_kill: Whether the batches are cancelled if a person marks the task, or its run, as failed or
@@ -63,7 +62,6 @@ class LLMBatchRunTrigger(BaseTrigger):
         deadline: float,
         resubmit_at: float | None = None,
         any_end: bool = False,
-        rows: int | None = None,
         min_poll_interval: float = 10.0,
         max_poll_interval: float = 300.0,
         cancel_on_kill: bool = False,
@@ -74,7 +72,6 @@ class LLMBatchRunTrigger(BaseTrigger):
         self.deadline = deadline
         self.resubmit_at = resubmit_at
         self.any_end = any_end
-        self.rows = rows
         self.min_poll_interval = min_poll_interval
         self.max_poll_interval = max_poll_interval
         self.cancel_on_kill = cancel_on_kill
@@ -89,7 +86,6 @@ class LLMBatchRunTrigger(BaseTrigger):
                 "deadline": self.deadline,
                 "resubmit_at": self.resubmit_at,
                 "any_end": self.any_end,
-                "rows": self.rows,
                 "min_poll_interval": self.min_poll_interval,
                 "max_poll_interval": self.max_poll_interval,
                 "cancel_on_kill": self.cancel_on_kill,
@@ -117,7 +113,7 @@ class LLMBatchRunTrigger(BaseTrigger):
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
         waiting = watch_together(self.batch_ids, policy, resubmit_at=self.resubmit_at, any_end=self.any_end)
         eye = Eye(self.llmbatch_conn_id)
-        progress = JointProgress(self.rows)
+        progress = JointProgress()
         try:
             turn = next(waiting)
             while True:

@@ -24,9 +24,9 @@ def batch(status: BatchStatus, total: int = 0, completed: int = 0, failed: int =
     return Batch(id="batch_1", status=status, in_progress_at=BEGAN, request_counts=counts)
 
 
-def said(*rounds: Mapping[str, Look], rows: int | None = None) -> list[tuple[object, object]]:
+def said(*rounds: Mapping[str, Look]) -> list[tuple[object, object]]:
     """What is logged of rounds 100 s apart, the first one 100 s after the batches began."""
-    progress = JointProgress(rows)
+    progress = JointProgress()
     with capture_logs() as lines:
         for number, looks in enumerate(rounds, start=1):
             progress.report(looks, BEGAN + 100.0 * number, structlog.get_logger())
@@ -48,12 +48,6 @@ def test_a_batch_that_ended_counts_on_without_being_looked_at_again() -> None:
         ("[####################]  100%  10/10 done, 0 failed", "1 completed, 1 validating"),
         ("[###############.....]   75%  15/20 done, 0 failed, 90/h, about 3 min left", "1 completed, 1 in_progress"),
         ("[####################]  100%  20/20 done, 1 failed", "2 completed"),
-    ]
-
-
-def test_known_rows_count_before_the_provider_has_counted_them() -> None:
-    assert said({"a": batch("completed", 10, 10), "b": batch("validating")}, rows=20) == [
-        ("[##########..........]   50%  10/20 done, 0 failed", "1 completed, 1 validating")
     ]
 
 

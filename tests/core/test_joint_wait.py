@@ -104,10 +104,9 @@ def test_what_waits_for_room_is_due_at_its_moment() -> None:
     assert waited(*rounds, resubmit_at=NOW + 7.0) == ([(0.0, "ab"), (7.0, "ab")], Due())
 
 
-def test_while_something_waits_for_room_the_end_of_all_batches_is_told_only_if_asked_for() -> None:
-    rounds = [{"a": batch("a", "completed"), "b": batch("b", "completed")}, {}]
-    assert waited(*rounds, resubmit_at=NOW + 7.0) == ([(0.0, "ab"), (7.0, "")], Due())
-    assert waited(*rounds, resubmit_at=NOW + 7.0, any_end=True) == ([(0.0, "ab")], Ended())
+def test_the_end_of_all_batches_is_told_before_the_moment_of_what_waits_for_room() -> None:
+    rounds = [{"a": batch("a"), "b": batch("b", "completed")}, {"a": batch("a", "completed")}]
+    assert waited(*rounds, resubmit_at=NOW + 70.0) == ([(0.0, "ab"), (10.0, "a")], Ended())
 
 
 def test_with_no_batch_at_all_the_moment_is_slept_for() -> None:

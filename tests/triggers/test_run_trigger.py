@@ -146,7 +146,7 @@ def test_an_outage_is_borne(server: GatedServer, proxy: FaultProxy) -> None:
 
 
 def test_it_serializes_to_plain_json_without_a_secret_and_back_to_itself(server: GatedServer) -> None:
-    given = LLMBatchRunTrigger("nightly", ["a", "b"], 1.5, 1.25, True, 200, 1.0, 2.0, True)
+    given = LLMBatchRunTrigger("nightly", ["a", "b"], 1.5, 1.25, True, 1.0, 2.0, True)
     name, kwargs = given.serialize()
     assert (name, json.loads(json.dumps(kwargs))) == (
         "airflow_provider_llmbatch.triggers.run.LLMBatchRunTrigger",
@@ -156,7 +156,6 @@ def test_it_serializes_to_plain_json_without_a_secret_and_back_to_itself(server:
             "deadline": 1.5,
             "resubmit_at": 1.25,
             "any_end": True,
-            "rows": 200,
             "min_poll_interval": 1.0,
             "max_poll_interval": 2.0,
             "cancel_on_kill": True,

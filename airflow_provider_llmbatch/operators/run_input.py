@@ -1,0 +1,141 @@
+"""What a run is made from, out of an operator's parameters: where its records come from, and what is asked of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_llmbatch.core.run.answer_schema import answer_schema
+from airflow_provider_llmbatch.core.run.job import RunInput
+from airflow_provider_llmbatch.core.run.requests import RequestTemplate
+from airflow_provider_llmbatch.core.run.sources import FileSource, file_records, given_records
+from airflow_provider_llmbatch.errors import BatchInputError
+from airflow_provider_llmbatch.hooks.batch import path_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pydantic import BaseModel
+
+    from airflow_provider_llmbatch.core.run.sources import Format, Record
+
+_INLINE: Final = (
+    "source= takes the URI of a file, or several, and not the data itself: what stands in a DAG would go through "
+    "Airflow's database, with every run. Yield prompts, records or requests from a function decorated with "
+    "@task.llmbatch instead."
+)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Where records come from.
+
+    :param read: Reads them from their start with each call.
+    :param description: What logs and messages call the whole; without secrets.
+    """
+
+    read: Callable[[], Iterable[Record]]
+    description: str
+
+
+def check_source(source: object) -> None:
+    """Refuse data where a URI belongs.
+
+    :raises ValueError: The source, or one of several, cannot be a URI.
+    """
+    listed = [source] if isinstance(source, str | Mapping) or not isinstance(source, Sequence) else source
+    for each in listed:
+        if isinstance(each, Mapping | bytes | Sequence) and not _may_be_uri(each):
+            raise ValueError(_INLINE)
+    if not listed:
+        raise ValueError("source= is an empty list")
+
+
+def _may_be_uri(source: object) -> bool:
+    """Whether a text is, or a template may render to, one word that names a file: ``Summarize this`` is none."""
+    return isinstance(source, str) and "\n" not in source and any(mark in source for mark in ("/", ".", "\\", "{{"))
+
+
+def records_of_source(source: object, source_format: Format | None) -> Records:
+    """The records of a file or several, one after the other.
+
+    :raises BatchInputError: After rendering, the source is no URI.
+    """
+    try:
+        check_source(source)
+    except ValueError as error:
+        raise BatchInputError(f"{error} Nothing was uploaded or billed.") from None
+    if isinstance(source, str):
+        names = [source]
+    elif isinstance(source, Sequence) and all(isinstance(each, str) for each in source):
+        names = list(source)
+    else:
+        raise BatchInputError(
+            f"The source is {type(source).__name__}, and neither a URI nor a list of them. Nothing was uploaded or "
+            "billed."
+        )
+
+    def read() -> Iterable[Record]:
+        return file_records([FileSource(path_of(name), name, source_format) for name in names])
+
+    return Records(read, names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more")
+
+
+def records_of_query(query: str, sql_conn_id: str) -> Records:
+    """The rows of a query, without holding them all."""
+    from airflow_provider_llmbatch.hooks.sql import query_rows  # noqa: PLC0415 - no other source needs it
+
+    name = f"the query on {sql_conn_id}"
+    return Records(lambda: given_records(query_rows(sql_conn_id, query), name=name), name)
+
+
+def template_of(
+    *,
+    prompt: str | None,
+    system: str | None,
+    parameters: Mapping[str, Any] | None,
+    key: str | Sequence[str] | None,
+    columns: Sequence[str] | None,
+    endpoint: str,
+) -> RequestTemplate:
+    """What is asked, but for the model and the shape of the answers, which a run adds.
+
+    :raises BatchInputError: A placeholder, or what they are together, cannot work.
+    """
+    return RequestTemplate(
+        prompt=prompt,
+        system=system,
+        parameters=dict(parameters or {}),
+        key=() if key is None else key if isinstance(key, str) else tuple(key),
+        columns=None if columns is None else tuple(columns),
+        endpoint=endpoint,
+    )
+
+
+def input_of(
+    template: RequestTemplate,
+    records: Records,
+    *,
+    model: str | None,
+    response_format: type[BaseModel] | Mapping[str, Any] | None,
+) -> RunInput:
+    """All that a run needs to know of its input; nothing is read yet.
+
+    :raises BatchInputError: The shape that answers are to have is none.
+    """
+    shape = None
+    if response_format is not None:
+        from airflow_provider_llmbatch.core.run.shape import shape_of  # noqa: PLC0415 - slow, and often not needed
+
+        schema, name = answer_schema(response_format)
+        template = replace(template, response_schema=schema, schema_name=name)
+        shape = shape_of(response_format if isinstance(response_format, type) else schema)
+    whole = replace(template, model=model)
+    return RunInput(
+        rows=lambda: whole.rows(records.read()),
+        parameters_sha256=whole.parameters_sha256,
+        model=model,
+        description=records.description,
+        shape=shape,
+    )
