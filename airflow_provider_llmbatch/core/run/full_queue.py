@@ -43,7 +43,9 @@ def pause_of(job: Job, *, landed_at: float, failed: Iterable[str]) -> Pause | No
     if new:
         job.log.info(f"The queue of tokens was full for {', '.join(new)}: nothing of that ran or was billed")
         return pause_after(job, landed_at=landed_at, failed=new)
-    if record is None or record.since < landed_at or (record.again_at or job.timing.clock()) < job.timing.clock():
+    if record is None or record.since < landed_at:
+        return None
+    if record.again_at is not None and record.again_at <= job.timing.clock():
         return None
     return Pause(record.again_at)
 

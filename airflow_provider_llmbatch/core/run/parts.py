@@ -162,7 +162,7 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
             "They were paid for, and can no longer be had. Nothing was published or billed now. A retry would find the "
             'same; clear the task with on_clear="restart" to pay for new answers.'
         ) from error
-    stopped = _stopped(record, batch)
+    stopped = _stopped(job, record, batch)
     again = ordinals if stopped == "refused" else landed.unresolved
     retry = None
     if len(again):
@@ -193,12 +193,12 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
     job.log.info(f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{more}")
 
 
-def _stopped(record: BatchRecord, batch: Batch) -> Literal["deadline", "refused"] | None:
+def _stopped(job: Job, record: BatchRecord, batch: Batch) -> Literal["deadline", "refused"] | None:
     if batch.status == "completed":
         return None
     if is_refused(batch):
         return "refused"
-    return record.stopped
+    return record.stopped if record.max_tries == job.attempt.max_tries else None  # a clear since then lets it go on
 
 
 def _reason(job: Job, batch: Batch) -> str:

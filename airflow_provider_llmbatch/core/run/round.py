@@ -159,7 +159,7 @@ class Round:
             return record, batch, deadline
         if record.stopped is None:
             # Before it is done: whoever lands this batch must not take it for one that somebody else cancelled.
-            record = record.model_copy(update={"stopped": "deadline"})
+            record = record.model_copy(update={"stopped": "deadline", "max_tries": self._job.attempt.max_tries})
             self._job.batches(state.part.number, state.attempt).write(record)
         if batch.status != "cancelling":
             self._job.log.warning(f"{batch.id} has not ended at its deadline, {moment(deadline)}: cancelling it")
@@ -197,7 +197,7 @@ class Round:
     def _submitted(self, state: PartState, outcome: _Submitted) -> Batch | None:
         job = self._job
         try:
-            return submit(job, self._index, self._stage, state)
+            batch = submit(job, self._index, self._stage, state)
         except EnqueuedTokenLimitError as error:
             outcome.pause = pause_after(job, error, landed_at=self._landed_at())
             outcome.stop = True
@@ -211,6 +211,9 @@ class Round:
             job.log.warning(f"{type(error).__name__}: {error} Batches that are under way are waited for meanwhile")
             if error.retriable:
                 outcome.pause = Pause(job.timing.clock() + _OUTAGE)
+        else:
+            outcome.pause = None
+            return batch
         return None
 
     def _waiting(self, outcome: _Submitted) -> Waiting:

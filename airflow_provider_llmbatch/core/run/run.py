@@ -57,7 +57,7 @@ class Run(Job):
         if waiting is not None:
             return waiting
         manifest = publish_set(self, index, stage, round_.states)
-        return self._concluded(index, manifest, round_.shortfall(), round_.states)
+        return self._concluded(index, stage, manifest, round_.shortfall(), round_.states)
 
     def cancel(self) -> dict[str, str | LLMBatchError]:
         """Cancel what is under way, eight at a time, as far as the ledger tells; writes nothing.
@@ -76,12 +76,17 @@ class Run(Job):
             )
         states = [state_of(self, index, part) for part in stage.parts] if stage is not None else []
         shortfall = shortfall_of(states, running=()) if states else Shortfall()
-        return self._concluded(index, manifest, shortfall, states)
+        return self._concluded(index, stage, manifest, shortfall, states)
 
     def _concluded(
-        self, index: IndexRecord, manifest: Manifest, shortfall: Shortfall, states: list[PartState]
+        self,
+        index: IndexRecord,
+        stage: Stage | None,
+        manifest: Manifest,
+        shortfall: Shortfall,
+        states: list[PartState],
     ) -> Published:
         error = error_of_set(manifest, shortfall, on_failed_rows=self.options.on_failed_rows, output=self.output.uri())
-        if error is None:
+        if error is None and stage is not None:
             clean_up(self, index, manifest, states)
         return Published(manifest, error)
