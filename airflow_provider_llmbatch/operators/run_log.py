@@ -22,7 +22,7 @@ _LINKS: Final = 3
 
 
 class _Folding:
-    """Opens a group after some lines, so that a run of one part is in sight, and one of a hundred does not hide the rest.
+    """Opens a group after some lines: a run of one part is in sight, and one of a hundred does not hide the rest.
 
     Warnings close it, since nobody looks for them in there.
     """

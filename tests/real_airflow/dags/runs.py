@@ -1,4 +1,4 @@
-"""DAGs of one task that does the whole job, with a batch for each of its two rows: in the triggerer and on the worker."""
+"""DAGs of one task that does the whole job, a batch for each of its two rows: in the triggerer and on the worker."""
 
 from __future__ import annotations
 
