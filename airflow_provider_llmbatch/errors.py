@@ -19,6 +19,7 @@
     ├── StageGoneError               what was paid for can no longer be joined to its rows
     ├── UnansweredRowsError          read the published set: too many of its rows have no good answer
     ├── ResultSetError               a stage or a manifest is not what was written: nothing was published
+    ├── StorageError                 wait and retry: a file of the source, the stage or the output is out of reach
     └── BatchNotCompletedError       read the partial results
         ├── BatchFailedError         the provider refused the input before running it
         ├── BatchExpiredError        the completion window passed
@@ -173,6 +174,15 @@ class UnansweredRowsError(LLMBatchError):
 class ResultSetError(LLMBatchError):
     """Raised when a manifest cannot be read, or outcomes do not add up to the input: nothing was published, and what
     was paid for stays where it is."""
+
+
+class StorageError(LLMBatchError):
+    """Raised when a file of a source, a stage or an output cannot be read or written; nothing is billed for that.
+
+    A retry goes on where this attempt stopped.
+    """
+
+    retriable = True
 
 
 class BatchNotCompletedError(LLMBatchError):

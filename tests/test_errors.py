@@ -29,6 +29,7 @@ LLMBatchError(Exception)
     NotFoundError
   ResultSetError
   StageGoneError
+  StorageError, retriable
   UnansweredRowsError
   UnavailableError, retriable
     BrokenTransferError, retriable
