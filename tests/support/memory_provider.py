@@ -43,8 +43,8 @@ def succeeds(_custom_id: str) -> str:
 class MemoryProvider(Adapter):
     """:param clock: What tells it when its batches are created.
 
-    ``calls`` holds the name of each verb that was used. ``refuse`` holds errors for the next creations, ``None`` for one
-    that goes well; with ``die_after_creation`` the process ends in the next one, after the batch is made.
+    ``calls`` holds the name of each verb that was used. ``refuse`` holds errors for the next creations, ``None`` for
+    one that goes well; with ``die_after_creation`` the process ends in the next one, after the batch is made.
     """
 
     provider: ClassVar[str] = "memory"

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from support.memory_provider import Clock, MemoryProvider
-
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.core.ledger import Store
+    from support.memory_provider import Clock, MemoryProvider
 
 SLOT = Slot("https://airflow.test", "dag", "run", "task")
 CHAT = "/v1/chat/completions"

@@ -91,10 +91,7 @@ def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[
     tries = range(1, job.attempt.try_number + 1)
     left_behind = {str(number) for number in tries} | {f"{index.generation}-{number}" for number in tries}
     for stage_id in sorted(left_behind | {index.stage_id}):
-        try:
-            job.stage_folder(stage_id).delete_tree()
-        except LLMBatchError as error:
-            job.log.warning(f"The stage could not be deleted: {error}")
+        job.forget_stage(stage_id)
 
 
 def _facts(job: Job, index: IndexRecord) -> RunFacts:

@@ -15,7 +15,7 @@ from airflow_provider_llmbatch.core.run.old_batches import cancel_old, count_sub
 from airflow_provider_llmbatch.core.run.parts import state_of
 from airflow_provider_llmbatch.core.run.records import IndexRecord
 from airflow_provider_llmbatch.core.run.stage import SplitLimits, Stage, write_stage
-from airflow_provider_llmbatch.errors import BatchInputError, LLMBatchError, StageGoneError
+from airflow_provider_llmbatch.errors import BatchInputError, StageGoneError
 
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.job import Job
@@ -119,8 +119,6 @@ class _Choice:
         return self._decided(old, index, stage)
 
     def _written(self, stage_id: str) -> Stage:
-        folder = self.job.stage_folder(stage_id)
-        folder.delete_tree()
         limits = SplitLimits.of(
             self.job.adapter.limits,
             max_rows=self.job.options.max_rows_per_batch,
@@ -128,7 +126,14 @@ class _Choice:
             max_tokens=self.job.options.max_tokens_per_batch,
         )
         self.job.log.info(f"Reading {self.job.source.description}")
-        stage = write_stage(folder, self.job.source.rows(), limits=limits, log=self.job.log)
+        stage = write_stage(
+            self.job.stage_folder(stage_id),
+            self.job.source.rows(),
+            limits=limits,
+            check=self.job.source.check,
+            unique_key=self.job.options.unique_key,
+            log=self.job.log,
+        )
         self.job.log.info(f"Staged {stage.rows:,} rows ({stage.bytes:,} bytes) in {len(stage.parts):,} parts")
         return stage
 
@@ -149,7 +154,7 @@ class _Choice:
         what = " and ".join(changes)
         if self.job.options.on_changed_input == "fail":
             self.job.index.write(old)
-            self._forget_stage(new.stage_id)
+            self.job.forget_stage(new.stage_id)
             raise BatchInputError(
                 f"The {what} of this run changed since its last try, and on_changed_input is fail. Nothing was "
                 "submitted or cancelled, and what was published stays. A retry would find the same: undo the change, "
@@ -162,7 +167,7 @@ class _Choice:
         if old.state == "running":
             cancel_old(self.job, old)
         self.job.index.write(new)
-        self._forget_stage(old.stage_id)
+        self.job.forget_stage(old.stage_id)
         return new, stage
 
     def _resumed(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:
@@ -176,7 +181,7 @@ class _Choice:
             if not left:
                 self.job.log.info("The input is the same, and its result set stays: nothing is paid again")
                 self.job.index.write(index)
-                self._forget_stage(new.stage_id)
+                self.job.forget_stage(new.stage_id)
                 return index, old_stage
             self.job.log.info(f"The input is the same: going on with {len(left):,} parts that lack answers")
         else:
@@ -192,7 +197,7 @@ class _Choice:
         )
         self.job.index.write(index)
         if old_stage is not None:
-            self._forget_stage(new.stage_id)
+            self.job.forget_stage(new.stage_id)
         return index, old_stage or stage
 
     def _staged_anew(self, index: IndexRecord) -> tuple[IndexRecord, Stage | None]:
@@ -234,12 +239,6 @@ class _Choice:
         """The set that the index says is published, if nobody else has published there since."""
         manifest = read_manifest(self.job.output)
         return manifest if manifest is not None and manifest.publish_id == index.publish_id else None
-
-    def _forget_stage(self, stage_id: str) -> None:
-        try:
-            self.job.stage_folder(stage_id).delete_tree()
-        except LLMBatchError as error:
-            self.job.log.warning(f"A stage that is not needed any more could not be deleted: {error}")
 
 
 def _index_of(manifest: Manifest) -> IndexRecord:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.ledger import BatchRecord, FileRecord, Ledger
 from airflow_provider_llmbatch.core.run.records import INDEX, QUEUE, IndexRecord, LandedRecord, QueueRecord, name_of
+from airflow_provider_llmbatch.core.run.stage import Stage
+from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.options import RunOptions
     from airflow_provider_llmbatch.core.run.requests import Row
     from airflow_provider_llmbatch.core.run.shape import Shape
+    from airflow_provider_llmbatch.core.run.staging import LineCheck
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.core.submit import Attempt, Slot, Timing
 
@@ -33,6 +36,7 @@ class RunInput:
     :param parameters_sha256: Of everything but the rows that decides what is asked.
     :param description: The source as logs, messages and the manifest call it, without secrets.
     :param shape: What an answer has to fit, if anything.
+    :param check: Makes what the provider asks of the lines of one part besides, if anything.
     """
 
     rows: Callable[[], Iterable[Row]]
@@ -40,6 +44,7 @@ class RunInput:
     model: str | None
     description: str
     shape: Shape | None = None
+    check: Callable[[], LineCheck | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Job:
     @property
     def folder(self) -> Folder:
         """Where its stages lie."""
-        return self.output.child(STAGES).child(self.key)
+        return self.output.child(STAGES, private=True).child(self.key)
 
     @property
     def index(self) -> Ledger[IndexRecord]:
@@ -90,3 +95,14 @@ class Job:
 
     def stage_folder(self, stage_id: str) -> Folder:
         return self.folder.child(stage_id)
+
+    def forget_stage(self, stage_id: str) -> None:
+        """Delete a stage, if it is there; a failure is only warned of."""
+        try:
+            stage = Stage.open(self.stage_folder(stage_id))
+            if stage is not None:
+                stage.delete()
+            else:
+                self.stage_folder(stage_id).delete_tree()
+        except LLMBatchError as error:
+            self.log.warning(f"A stage that is not needed any more could not be deleted: {error}")

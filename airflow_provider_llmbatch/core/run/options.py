@@ -41,6 +41,7 @@ class RunOptions:
     :param queue_deadline: How long to wait for a full queue while none of the run's batches ends.
     :param cancel_on_deadline: Whether a batch that has not ended by its deadline is cancelled.
     :param format: Of the result set.
+    :param unique_key: Whether two rows with the same key are an error.
     :param file_expires_after: Seconds until the provider deletes an input file; its own default if ``None``.
     :raises ValueError: An option that cannot hold; the message names it.
     """
@@ -62,6 +63,7 @@ class RunOptions:
     queue_deadline: float = _DAY
     cancel_on_deadline: bool = True
     format: Format = "jsonl"
+    unique_key: bool = False
     file_expires_after: int | None = None
 
     def __post_init__(self) -> None:

@@ -82,8 +82,8 @@ def test_on_changed_input_fail_touches_nothing_and_an_undone_change_goes_on(
     task: Task, provider: MemoryProvider
 ) -> None:
     first = waiting(task.run(1))
+    texts, task.texts = task.texts, ["v"]
     with pytest.raises(BatchInputError, match="The rows and parameters of this run changed"):
-        texts, task.texts = task.texts, ["v"]
         task.run(2, max_tries=3, parameters="q", on_changed_input="fail").advance()
     assert statuses(provider) == ["in_progress"] * 3
     task.texts = texts

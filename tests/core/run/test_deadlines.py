@@ -46,7 +46,8 @@ def test_after_a_deadline_a_clear_submits_the_rows_that_lack_an_answer(task: Tas
     provider.end("batch-1", partly, status="cancelled")
     published(run)
     end = end_all(task.run(2, max_tries=3, deadline=HOUR, max_rows_per_batch=5), provider)
-    assert (end.error, end.manifest.outcomes, provider.submitted[1:]) == (None, {"succeeded": 5}, [["1", "2", "3", "4"]])
+    assert (end.error, end.manifest.outcomes) == (None, {"succeeded": 5})
+    assert provider.submitted[1:] == [["1", "2", "3", "4"]]
 
 
 def test_a_retry_after_a_deadline_says_the_same_and_submits_nothing(task: Task, provider: MemoryProvider) -> None:
@@ -105,7 +106,9 @@ def test_after_the_run_deadline_nothing_is_submitted_and_what_is_under_way_is_wa
     assert (late.batch_ids, late.any_end) == (("batch-1", "batch-2"), False)
     end = end_all(run, provider)
     assert task.outcomes() == {**dict.fromkeys("abcd", "succeeded"), "e": "missing"}
-    assert str(end.error).startswith("1 rows were not submitted before the run_deadline, and nothing was billed for them.")
+    assert str(end.error).startswith(
+        "1 rows were not submitted before the run_deadline, and nothing was billed for them"
+    )
     cleared = end_all(task.run(2, max_tries=3, run_deadline=HOUR, max_parallel_batches=2), provider)
     assert (cleared.error, provider.submitted[2:]) == (None, [["4"]])
 

@@ -88,7 +88,9 @@ def test_at_the_queue_deadline_the_error_says_what_was_tried_and_a_retry_tries_o
     provider.refuse = [FULL] * 3
     for _ in range(2):
         task.clock.now = waiting(task.run(1, queue_deadline=100)).resubmit_at or 0
-    with pytest.raises(EnqueuedTokenLimitError, match="found full 3 times since .* A retry submits the rest once more"):
+    with pytest.raises(
+        EnqueuedTokenLimitError, match=r"found full 3 times since .* A retry submits the rest once more"
+    ):
         task.run(1, queue_deadline=100).advance()
     assert waiting(task.run(2, queue_deadline=100)).batch_ids == ("batch-1", "batch-2", "batch-3")
 

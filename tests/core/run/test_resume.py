@@ -98,7 +98,7 @@ def test_a_stage_that_is_gone_with_a_source_that_gives_other_rows_says_what_can_
     waiting(task.run(1))
     shutil.rmtree(task.folder)
     task.texts = ["x", "y"]
-    with pytest.raises(StageGoneError, match="the answers of 3 batches, which were paid for, cannot be joined any more"):
+    with pytest.raises(StageGoneError, match="the answers of 3 batches, which were paid for, cannot be joined"):
         task.run(2).advance()
     assert len(provider.submitted) == 3
 
@@ -172,7 +172,9 @@ def test_after_success_the_provider_keeps_what_it_was_told_to(
 
 
 @pytest.mark.parametrize("keep_stage", [False, True])
-def test_after_success_the_stage_stays_only_if_wanted(task: Task, provider: MemoryProvider, *, keep_stage: bool) -> None:
+def test_after_success_the_stage_stays_only_if_wanted(
+    task: Task, provider: MemoryProvider, *, keep_stage: bool
+) -> None:
     run = task.run(1, keep_stage=keep_stage)
     end_all(run, provider)
     assert bool(list((task.folder / "_llmbatch").rglob("stage.json"))) == keep_stage

@@ -43,7 +43,8 @@ def test_no_more_batches_are_under_way_than_the_user_allows(task: Task, provider
 def test_only_rows_that_may_still_be_answered_are_submitted_again(task: Task, provider: MemoryProvider) -> None:
     run = task.run(max_rows_per_batch=5)
     waiting(run)
-    provider.end("batch-1", {"0": "succeeded", "1": "server_error", "2": "content_filter", "3": "missing", "4": "no_response"}.__getitem__)
+    ends = {"0": "succeeded", "1": "server_error", "2": "content_filter", "3": "missing", "4": "no_response"}
+    provider.end("batch-1", ends.__getitem__)
     waiting(run)
     assert provider.submitted == [["0", "1", "2", "3", "4"], ["1", "3", "4"]]
     provider.end("batch-2")
