@@ -55,7 +55,7 @@ class _LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchRunOperator):
     @override
     def records_of(self, context: Context) -> Records:
         name = f"what {self.python_callable.__name__} yields"
-        return Records(lambda: given_records(self._yielded(context), name=name), name)
+        return Records(lambda _: given_records(self._yielded(context), name=name), name)
 
     def _yielded(self, context: Context) -> Iterable[object]:
         given = self.determine_kwargs({**context, **self.op_kwargs})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -22,6 +23,7 @@ from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
 from airflow_provider_llmbatch.operators.run_input import (
+    check_beforehand,
     check_source,
     input_of,
     records_of_query,
@@ -81,6 +83,7 @@ class LLMBatchRunOperator(BaseOperator):
     :param columns: The columns to repeat in the result set; by default all.
     :param endpoint: What is asked for.
     :param output_format: ``jsonl`` or ``parquet``.
+    :param unique_key: Whether two rows with the same key are an error.
     :param max_rows_per_batch: Fewer rows in one batch than the provider allows.
     :param max_bytes_per_batch: Fewer bytes of one input file than the provider allows.
     :param max_tokens_per_batch: Estimated tokens of one batch; without limit by default.
@@ -93,6 +96,7 @@ class LLMBatchRunOperator(BaseOperator):
     :param metadata: Up to 15 pairs of text for each batch at the provider.
     :param cleanup: What is deleted at the provider after success: ``inputs``, ``all`` or ``none``.
     :param keep_stage: Whether the run's own copy of its input stays after success.
+    :param file_expires_after: Seconds until the provider deletes an input file; its own default if ``None``.
     :param deadline: How long after its creation each batch may end; by default the provider's worst case and an hour.
     :param run_deadline: How long after the run's start batches may still be created; without limit by default.
     :param queue_deadline: How long to wait for room in the provider's queue while none of the run's batches ends.
@@ -131,6 +135,7 @@ class LLMBatchRunOperator(BaseOperator):
         columns: Sequence[str] | None = None,
         endpoint: str = "/v1/chat/completions",
         output_format: Literal["jsonl", "parquet"] = "jsonl",
+        unique_key: bool = False,
         max_rows_per_batch: int | None = None,
         max_bytes_per_batch: int | None = None,
         max_tokens_per_batch: int | None = None,
@@ -143,6 +148,7 @@ class LLMBatchRunOperator(BaseOperator):
         metadata: Mapping[str, str] | None = None,
         cleanup: Literal["inputs", "all", "none"] = "inputs",
         keep_stage: bool = False,
+        file_expires_after: int | None = None,
         deadline: timedelta | None = None,
         run_deadline: timedelta | None = None,
         queue_deadline: timedelta = timedelta(hours=24),
@@ -169,6 +175,7 @@ class LLMBatchRunOperator(BaseOperator):
         )
         self.options = RunOptions(
             format=output_format,
+            unique_key=unique_key,
             max_rows_per_batch=max_rows_per_batch,
             max_bytes_per_batch=max_bytes_per_batch,
             max_tokens_per_batch=max_tokens_per_batch,
@@ -181,6 +188,7 @@ class LLMBatchRunOperator(BaseOperator):
             metadata=dict(metadata or {}),
             cleanup=cleanup,
             keep_stage=keep_stage,
+            file_expires_after=file_expires_after,
             deadline=_seconds(deadline),
             run_deadline=_seconds(run_deadline),
             queue_deadline=queue_deadline.total_seconds(),
@@ -242,9 +250,10 @@ class LLMBatchRunOperator(BaseOperator):
             self._wait(context, hook, state)
 
     def _run(self, context: Context, hook: LLMBatchHook, log: FilteringBoundLogger) -> Run:
+        output = Folder(path_of(self.output_uri))
         run = Run(
             adapter=hook.adapter,
-            output=Folder(path_of(self.output_uri)),
+            output=output,
             store=MemoryStore(),
             slot=slot_of(context),
             attempt=attempt_of(context),
@@ -253,6 +262,8 @@ class LLMBatchRunOperator(BaseOperator):
                 self.records_of(context),
                 model=self.model or hook.default_model,
                 response_format=self.response_format,
+                check=getattr(hook.adapter, "line_check", None),
+                before=partial(check_beforehand, hook.adapter, output, self.options, log),
             ),
             options=self.options,
             timing=hook.timing,

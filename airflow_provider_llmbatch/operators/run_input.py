@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_llmbatch.core.run.answer_schema import answer_schema
 from airflow_provider_llmbatch.core.run.job import RunInput
+from airflow_provider_llmbatch.core.run.preflight import check_model, check_output, check_parameters, check_space
 from airflow_provider_llmbatch.core.run.requests import RequestTemplate
 from airflow_provider_llmbatch.core.run.sources import FileSource, file_records, given_records
 from airflow_provider_llmbatch.errors import BatchInputError
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pydantic import BaseModel
+    from structlog.typing import FilteringBoundLogger
 
+    from airflow_provider_llmbatch.adapters.base import Adapter
+    from airflow_provider_llmbatch.core.run.options import RunOptions
+    from airflow_provider_llmbatch.core.run.requests import Row
     from airflow_provider_llmbatch.core.run.sources import Format, Record
+    from airflow_provider_llmbatch.core.run.staging import LineCheck
+    from airflow_provider_llmbatch.core.storage import Folder
 
 _INLINE: Final = (
     "source= takes the URI of a file, or several, and not the data itself: what stands in a DAG would go through "
@@ -31,12 +38,14 @@ _INLINE: Final = (
 class Records:
     """Where records come from.
 
-    :param read: Reads them from their start with each call.
+    :param read: Reads them from their start with each call, as far as these columns go; all if ``None``.
     :param description: What logs and messages call the whole; without secrets.
+    :param files: What is read, if that is files.
     """
 
-    read: Callable[[], Iterable[Record]]
+    read: Callable[[tuple[str, ...] | None], Iterable[Record]]
     description: str
+    files: Sequence[FileSource] = ()
 
 
 def check_source(source: object) -> None:
@@ -76,10 +85,9 @@ def records_of_source(source: object, source_format: Format | None) -> Records:
             "billed."
         )
 
-    def read() -> Iterable[Record]:
-        return file_records([FileSource(path_of(name), name, source_format) for name in names])
-
-    return Records(read, names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more")
+    files = [FileSource(path_of(name), name, source_format) for name in names]
+    description = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
+    return Records(lambda columns: file_records(files, columns=columns), description, files)
 
 
 def records_of_query(query: str, sql_conn_id: str) -> Records:
@@ -87,7 +95,7 @@ def records_of_query(query: str, sql_conn_id: str) -> Records:
     from airflow_provider_llmbatch.hooks.sql import query_rows  # noqa: PLC0415 - no other source needs it
 
     name = f"the query on {sql_conn_id}"
-    return Records(lambda: given_records(query_rows(sql_conn_id, query), name=name), name)
+    return Records(lambda _: given_records(query_rows(sql_conn_id, query), name=name), name)
 
 
 def template_of(
@@ -119,9 +127,13 @@ def input_of(
     *,
     model: str | None,
     response_format: type[BaseModel] | Mapping[str, Any] | None,
+    check: Callable[[], LineCheck | None] | None,
+    before: Callable[[RequestTemplate, Records], None],
 ) -> RunInput:
     """All that a run needs to know of its input; nothing is read yet.
 
+    :param check: Makes what the provider asks of the lines of a part, if anything.
+    :param before: What is to be done whenever the input is about to be read.
     :raises BatchInputError: The shape that answers are to have is none.
     """
     shape = None
@@ -132,10 +144,36 @@ def input_of(
         template = replace(template, response_schema=schema, schema_name=name)
         shape = shape_of(response_format if isinstance(response_format, type) else schema)
     whole = replace(template, model=model)
+
+    def rows() -> Iterable[Row]:
+        before(whole, records)
+        return whole.rows(records.read(whole.columns_needed))
+
     return RunInput(
-        rows=lambda: whole.rows(records.read()),
+        rows=rows,
         parameters_sha256=whole.parameters_sha256,
         model=model,
         description=records.description,
         shape=shape,
+        check=check,
     )
+
+
+def check_beforehand(
+    adapter: Adapter,
+    output: Folder,
+    options: RunOptions,
+    log: FilteringBoundLogger,
+    template: RequestTemplate,
+    records: Records,
+) -> None:
+    """Find out what can be, before the input is read and anything is uploaded.
+
+    :raises BatchInputError: What is asked for cannot be sent, the model is not served, or the output has no room.
+    """
+    check_parameters(adapter, template)
+    if template.model is not None:
+        check_model(adapter, template.model, log=log)
+    check_output(output, log=log)
+    largest = options.max_bytes_per_batch or adapter.limits.max_file_bytes
+    check_space(output, records.files, largest_part=min(largest, adapter.limits.max_file_bytes))
