@@ -248,7 +248,7 @@ def test_clearing_the_task_of_a_run_leaves_its_batches_to_the_next_try(wait: Wai
 
 
 @run_deferred
-def test_a_triggerer_that_stalled_and_goes_on_cancels_nothing_of_a_run(wait: Wait) -> None:
+def test_triggerers_that_stall_or_die_leave_the_batches_of_a_run_to_another(wait: Wait) -> None:
     batch_ids = [batch.id for batch in wait.batches()]
     stalled = wait.airflow.triggerer_of(wait.run.task("wait"))
     stalled.send(signal.SIGSTOP)
@@ -256,12 +256,6 @@ def test_a_triggerer_that_stalled_and_goes_on_cancels_nothing_of_a_run(wait: Wai
     is_taken_over(wait, than=stalled)
     stalled.send(signal.SIGCONT)
     wait.is_told(" go on: the task is deferred")
-    wait.publishes(batch_ids=batch_ids, tries=1)
-
-
-@run_deferred
-def test_a_triggerer_that_dies_leaves_the_batches_of_a_run_to_another(wait: Wait) -> None:
-    batch_ids = [batch.id for batch in wait.batches()]
     killed = wait.airflow.triggerer_of(wait.run.task("wait"))
     killed.kill()
     other_triggerer(wait, than=killed)
