@@ -44,7 +44,8 @@ class MemoryProvider(Adapter):
     """:param clock: What tells it when its batches are created.
 
     ``calls`` holds the name of each verb that was used. ``refuse`` holds errors for the next creations, ``None`` for
-    one that goes well; with ``die_after_creation`` the process ends in the next one, after the batch is made.
+    one that goes well. ``lag`` is how many seconds pass before a new batch is shown. With ``die_after_creation`` the
+    process ends in the next creation, after the batch is made.
     """
 
     provider: ClassVar[str] = "memory"
@@ -60,6 +61,7 @@ class MemoryProvider(Adapter):
         self.calls: list[str] = []
         self._numbers = itertools.count(1)
         self.refuse: list[Exception | None] = []
+        self.lag = 0.0
         self.die_after_creation = False
 
     def lines_of(self, batch_id: str) -> list[str]:
@@ -170,14 +172,14 @@ class MemoryProvider(Adapter):
     @override
     def retrieve_batch(self, batch_id: str) -> Batch:
         self.calls.append("retrieve_batch")
-        if batch_id not in self.batches:
+        if batch_id not in self.batches or not self._shows(self.batches[batch_id]):
             raise NotFoundError(f"No batch {batch_id}.", status_code=404)
         return self.batches[batch_id]
 
     @override
     def list_batches(self, *, after: str | None = None, limit: int | None = None) -> Iterator[Batch]:
         self.calls.append("list_batches")
-        yield from reversed(list(self.batches.values()))
+        yield from reversed([batch for batch in self.batches.values() if self._shows(batch)])
 
     @override
     def cancel_batch(self, batch_id: str) -> Batch:
@@ -196,6 +198,9 @@ class MemoryProvider(Adapter):
 
     @override
     def close(self) -> None: ...
+
+    def _shows(self, batch: Batch) -> bool:
+        return (batch.created_at or 0) + self.lag <= self.clock.now
 
     def _file(self, file_id: str) -> tuple[str, bytes]:
         if file_id not in self.files:

@@ -173,7 +173,12 @@ class _Choice:
     def _resumed(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:
         """The same input: what was paid for stays, and only what was left undone is done."""
         index = old.model_copy(
-            update={"max_tries": self.job.attempt.max_tries, "started_at": new.started_at, "forgotten_at": None}
+            update={
+                "max_tries": self.job.attempt.max_tries,
+                "started_at": new.started_at,
+                "forgotten_at": None,
+                "settled": 0,
+            }
         )
         old_stage = Stage.open(self.job.stage_folder(old.stage_id))
         if old.state == "published" and self._manifest_of(old):
@@ -207,7 +212,12 @@ class _Choice:
         )
         stage_id = f"{index.generation}-{self.job.attempt.try_number}"
         stage = self._written(stage_id)
-        update = {"stage_id": stage_id, "rows_sha256": stage.rows_sha256, "parts_sha256": _sha256_of_parts(stage)}
+        update = {
+            "stage_id": stage_id,
+            "settled": 0,
+            "rows_sha256": stage.rows_sha256,
+            "parts_sha256": _sha256_of_parts(stage),
+        }
         new = index.model_copy(update=update)
         if new.rows_sha256 != index.rows_sha256 and count_submitted(self.job, index):
             raise StageGoneError(

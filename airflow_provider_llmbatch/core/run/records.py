@@ -39,6 +39,7 @@ class IndexRecord(Record):
     :param rows_sha256: Of all that the rows hold, in hexadecimal.
     :param parts_sha256: Of how they were cut into parts.
     :param started_at: In seconds since 1970.
+    :param settled: Parts below that number have nothing left to do, and are not looked at again before the end.
     :param publish_id: The folder of the data, from the first attempt to publish them on.
     :param forgotten_at: When the run began without the record of an earlier try, in seconds since 1970: then the
         provider is asked before anything is created.
@@ -55,6 +56,7 @@ class IndexRecord(Record):
     parts_sha256: str | None = None
     rows: int = 0
     parts: int = 0
+    settled: int = 0
     started_at: float
     publish_id: str | None = None
     forgotten_at: float | None = None

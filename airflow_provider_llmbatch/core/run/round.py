@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.backoff import queue_refusal_of
-from airflow_provider_llmbatch.core.run.ending import shortfall_of
 from airflow_provider_llmbatch.core.run.full_queue import Pause, out_of_patience, pause_after, pause_of
 from airflow_provider_llmbatch.core.run.parts import found_batch, land_batch, state_of, submit
 from airflow_provider_llmbatch.core.verdict import moment
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.parts import PartState
     from airflow_provider_llmbatch.core.run.records import IndexRecord
     from airflow_provider_llmbatch.core.run.stage import Stage, StagePart
-    from airflow_provider_llmbatch.core.run.verdict import Shortfall
 
 _HOUR: Final = 3600.0
 _CANCELLATION: Final = 900.0
 """Seconds that a batch gets to end after it was cancelled; OpenAI says up to 10 minutes."""
+_PARTS_TO_REMEMBER: Final = 8
 _OUTAGE: Final = 60.0
 """Seconds until a submission that met an outage is tried again, while other batches are under way."""
 
@@ -66,21 +65,25 @@ class Round:
             index.started_at + job.options.run_deadline if job.options.run_deadline is not None else None
         )
 
-    @property
-    def states(self) -> list[PartState]:
+    def all_states(self) -> list[PartState]:
+        """Of every part, once there is nothing to wait for."""
+        for part in self._stage.parts[: self._index.settled]:
+            self._states[part.number] = state_of(self._job, self._index, part)
         return [self._states[part.number] for part in self._stage.parts]
 
-    def shortfall(self) -> Shortfall:
-        """What is left undone, once there is nothing to wait for."""
-        return shortfall_of(self.states, running=tuple(self._given_up.values()))
+    @property
+    def given_up(self) -> tuple[str, ...]:
+        """Batches that have not ended though their deadline is long past."""
+        return tuple(self._given_up.values())
 
     def advance(self) -> Waiting | None:
         """``None`` when there is nothing left to wait for."""
         if self._index.forgotten_at is not None:
             self._let_lists_catch_up(self._index.forgotten_at)
-        for part in self._stage.parts:
+        for part in self._stage.parts[self._index.settled :]:
             self._settle(part)
         outcome = self._submit_idle()
+        self._remember_settled()
         if self._live or (self._idle and not self._is_late()):
             return self._waiting(outcome)
         return None
@@ -90,6 +93,14 @@ class Round:
         if wait > 0:
             self._job.log.info(f"Looking for batches of earlier tries in {wait:.0f} s, when the list must show them")
             self._job.timing.sleep(wait)
+
+    def _remember_settled(self) -> None:
+        """Let the next calls skip what is done: else looking at many parts would cost their number squared."""
+        settled = self._index.settled
+        while settled < len(self._stage.parts) and self._states[settled].lines is None:
+            settled += 1
+        if settled - self._index.settled >= _PARTS_TO_REMEMBER:
+            self._job.index.write(self._index.model_copy(update={"settled": settled}))
 
     def _settle(self, part: StagePart) -> None:
         """Land what ended of a part, and sort it by what it waits for now."""

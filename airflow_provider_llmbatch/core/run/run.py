@@ -56,8 +56,9 @@ class Run(Job):
         waiting = round_.advance()
         if waiting is not None:
             return waiting
-        manifest = publish_set(self, index, stage, round_.states)
-        return self._concluded(index, stage, manifest, round_.shortfall(), round_.states)
+        states = round_.all_states()
+        manifest = publish_set(self, index, stage, states)
+        return self._concluded(index, stage, manifest, shortfall_of(states, running=round_.given_up), states)
 
     def cancel(self) -> dict[str, str | LLMBatchError]:
         """Cancel what is under way, eight at a time, as far as the ledger tells; writes nothing.

@@ -60,6 +60,26 @@ def test_a_creation_that_killed_its_process_is_found_even_if_its_file_is_gone(
     assert len(provider.batches) == 1
 
 
+def test_where_lists_lag_a_creation_that_killed_its_process_is_found_when_they_have_caught_up(
+    task: Task, provider: MemoryProvider
+) -> None:
+    provider.lag = 100
+    provider.die_after_creation = True
+    with pytest.raises(SystemExit):
+        task.run(1).advance()
+    provider.die_after_creation = False
+    assert waiting(task.run(2)).batch_ids == ("batch-1", "batch-2", "batch-3")
+    assert (len(provider.batches), task.clock.slept) == (3, [120.0])
+
+
+def test_a_batch_that_is_not_shown_yet_is_waited_for(task: Task, provider: MemoryProvider) -> None:
+    waiting(task.run(1))
+    provider.lag = 100
+    found = waiting(task.run(1))
+    assert (found.batch_ids, found.deadline) == (("batch-1", "batch-2", "batch-3"), task.clock.now + 120)
+    assert len(provider.batches) == 3
+
+
 def test_an_outage_while_batches_are_under_way_is_waited_out(task: Task, provider: MemoryProvider) -> None:
     provider.refuse = [None, UnavailableError("It is down.", reached=False)]
     found = waiting(task.run(1))

@@ -64,9 +64,9 @@ def test_rows_that_are_invalid_or_missing_have_no_good_answer_either() -> None:
     assert isinstance(error, UnansweredRowsError)
     assert str(error) == (
         "3 of 10 rows have no good answer, and on_failed_rows is 'fail'. What was answered is billed, and published "
-        "with all other rows: s3://out/manifest.json (7 succeeded, 2 invalid, 1 missing). A retry would submit nothing: "
-        "rows that may succeed were submitted as often as max_attempts says. Look at their errors in the set; mend the "
-        "input, or allow more."
+        "with all other rows: s3://out/manifest.json (7 succeeded, 2 invalid, 1 missing). A retry would submit "
+        "nothing: rows that may succeed were submitted as often as max_attempts says. Look at their errors in the "
+        "set; mend the input, or allow more."
     )
 
 
