@@ -185,8 +185,10 @@ def test_a_text_is_a_prompt_by_itself_and_a_column_for_a_template() -> None:
         (
             RequestTemplate("{b}"),
             '{"a": 1, "c": "secret"}',
-            'has no column "b", which the prompt names; it has "a", "c". Write {{ and }} for braces that belong to '
-             "the text",
+            (
+                'has no column "b", which the prompt names; it has "a", "c". Write {{ and }} for braces that belong to '
+                "the text"
+            ),
         ),
         (RequestTemplate("{a}"), '{"a": null}', 'has no value (null) in the column "a", which the prompt names'),
         (
@@ -205,8 +207,10 @@ def test_a_text_is_a_prompt_by_itself_and_a_column_for_a_template() -> None:
         (
             RequestTemplate(),
             '{"a": 1}',
-            "is no ready request, which it must be without a prompt= for its columns: Object missing required "
-             "field `url`",
+            (
+                "is no ready request, which it must be without a prompt= for its columns: Object missing required "
+                "field `url`"
+            ),
         ),
         (
             RequestTemplate(),

@@ -214,8 +214,10 @@ def test_values_of_databases_have_one_json_each() -> None:
         ({"a": object()}, "cannot be written as JSON (Encoding objects of type object is unsupported)"),
         (
             {"a": "\ud83d"},
-            "cannot be written as JSON ('utf-8' codec can't encode character '\\ud83d' in position 0: "
-             "surrogates not allowed)",
+            (
+                "cannot be written as JSON ('utf-8' codec can't encode character '\\ud83d' in position 0: "
+                "surrogates not allowed)"
+            ),
         ),
     ],
 )
