@@ -199,23 +199,23 @@ def _bounded(blocks: Iterator[bytes], origin: Origin) -> Iterator[bytes]:
 def _csv_rows(stream: BinaryIO, origin: Origin) -> Iterator[Record]:
     # For the whole process, since csv knows no other; its default of 128 KiB is less than some documents have.
     csv.field_size_limit(max(_LONGEST_RECORD, csv.field_size_limit()))
-    # A text of lines, each with its end: csv itself puts together what quotes hold together.
-    reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
     number = 1
     try:
-        header = next(reader, None)
-        if header is None:
-            return
-        _check_header(header, origin)
-        width = len(header)
-        number = reader.line_num + 1
-        for row in reader:
-            if len(row) != width:
-                raise origin.refused(
-                    number, f"has {len(row)} fields, but the header has {width}" if row else "is blank"
-                )
-            yield Record(_encode(dict(zip(header, row, strict=True))), origin, number)
+        # Lines with their ends: csv itself puts together what quotes hold together.
+        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True)
+            header = next(reader, None)
+            if header is None:
+                return
+            _check_header(header, origin)
+            width = len(header)
             number = reader.line_num + 1
+            for row in reader:
+                if len(row) != width:
+                    problem = f"has {len(row)} fields, but the header has {width}" if row else "is blank"
+                    raise origin.refused(number, problem)
+                yield Record(_encode(dict(zip(header, row, strict=True))), origin, number)
+                number = reader.line_num + 1
     except csv.Error as error:
         raise origin.refused(number, f"is not CSV: {error}") from None
     except UnicodeDecodeError as error:

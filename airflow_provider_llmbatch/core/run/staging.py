@@ -129,12 +129,9 @@ class Staging:
     def _check_alone(self, row: Row, size: int, tokens: int) -> None:
         limits = self._limits
         if size > limits.max_bytes:
-            raise row.origin.refused(
-                row.number, f"makes a request of {size:,} bytes, and a batch may have {limits.max_bytes:,}"
-            )
+            raise row.refused(f"makes a request of {size:,} bytes, and a batch may have {limits.max_bytes:,}")
         if limits.max_tokens is not None and tokens > limits.max_tokens:
-            raise row.origin.refused(
-                row.number,
+            raise row.refused(
                 f"makes a request of some {tokens:,} tokens, and max_tokens_per_batch is {limits.max_tokens:,}",
             )
 
@@ -144,8 +141,7 @@ class Staging:
             known = ", ".join(sorted(self._limits.endpoints))
             raise row.refused(f'has the url "{row.url}"; a batch can have one of {known}')
         if len(self._open) >= _MOST_GROUPS:
-            raise row.origin.refused(
-                row.number,
+            raise row.refused(
                 f'asks for "{row.model}" at {row.url}, and the rows before it for {_MOST_GROUPS} other models: a batch '
                 "has one model, and a run can have no more than that",
             )
