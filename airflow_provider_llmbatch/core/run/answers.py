@@ -221,7 +221,7 @@ class _Landing:
             self._unresolved.append(ordinal)
         # What failed may have been billed all the same: a response that broke off, for one.
         content = content_of(result.response.body) if result.response is not None else Content()
-        content.body = None
+        content.body = content.finish_reason = None
         return self._line(ordinal, outcome, content, _NULL, _encode(error), again=again)
 
     def _line(
