@@ -17,6 +17,7 @@
     ├── LostAnswerError              a batch may exist: look before creating again
     ├── LedgerError                  the record of what was paid for is unreadable: nothing was done
     ├── ResultSetError               a stage or a manifest is not what was written: nothing was published
+    ├── StorageError                 wait and retry: a file of the source, the stage or the output is out of reach
     └── BatchNotCompletedError       read the partial results
         ├── BatchFailedError         the provider refused the input before running it
         ├── BatchExpiredError        the completion window passed
@@ -161,6 +162,15 @@ class LedgerError(LLMBatchError):
 class ResultSetError(LLMBatchError):
     """Raised when a manifest cannot be read, or outcomes do not add up to the input: nothing was published, and what
     was paid for stays where it is."""
+
+
+class StorageError(LLMBatchError):
+    """Raised when a file of a source, a stage or an output cannot be read or written; nothing is billed for that.
+
+    A retry goes on where this attempt stopped.
+    """
+
+    retriable = True
 
 
 class BatchNotCompletedError(LLMBatchError):

@@ -28,6 +28,7 @@ LLMBatchError(Exception)
   RequestRefusedError
     NotFoundError
   ResultSetError
+  StorageError, retriable
   UnavailableError, retriable
     BrokenTransferError, retriable
     RateLimitError, retriable

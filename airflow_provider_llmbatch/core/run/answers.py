@@ -29,11 +29,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.core.run.shape import Shape
+    from airflow_provider_llmbatch.core.run.stage import Ordinals
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.models import Batch, Usage
-
-Ordinals = range | array  # type: ignore[type-arg] # an array can be subscripted only from Python 3.12 on
-"""Ordinals of rows in ascending order: a range, or 8 bytes each (``array("Q")``)."""
 
 _NULL: Final = b"null"
 _BUFFERED_BYTES: Final = 256 * 1024

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import BinaryIO
 
-    from airflow_provider_llmbatch.core.run.answers import Ordinals
+    from airflow_provider_llmbatch.core.run.stage import Ordinals
     from airflow_provider_llmbatch.core.storage import Folder
 
 # An entry of the index: rank of the outcome, number of the file from 1, and offset in it; 0 where there is nothing yet.

@@ -28,10 +28,9 @@ from airflow_provider_llmbatch.errors import ResultSetError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from airflow_provider_llmbatch.core.run.answers import Ordinals
     from airflow_provider_llmbatch.core.run.join import BestAnswers
     from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Format, RunFacts
-    from airflow_provider_llmbatch.core.run.stage import Stage, StagePart
+    from airflow_provider_llmbatch.core.run.stage import Ordinals, Stage, StagePart
     from airflow_provider_llmbatch.core.run.tables import Table
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.models import Outcome
