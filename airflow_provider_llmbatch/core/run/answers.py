@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _NULL: Final = b"null"
 _BUFFERED_BYTES: Final = 256 * 1024
+_WORDS_KEPT: Final = 1_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -158,7 +159,7 @@ class _Landing:
         self._shape = shape
         self._keep_body = keep_body
         self._model = _encode(model)
-        self._models: dict[str, bytes] = {}
+        self._words: dict[str, bytes] = {}
         self._error_of_batch = _error_of_batch(batch) if batch.status == "failed" else None
         self._provider = b',"provider":%b,"model":' % _encode(provider)
         self._end = b',"batch_id":%b,"attempt":%d}\n' % (_encode(batch.id), attempt)
@@ -238,7 +239,7 @@ class _Landing:
                 b',"error":',
                 error,
                 b',"finish_reason":',
-                _encode(content.finish_reason),
+                self._encoded(content.finish_reason) if content.finish_reason else _NULL,
                 b',"usage":',
                 tokens.as_json() if tokens is not None else _NULL,
                 _extras(content),
@@ -248,15 +249,20 @@ class _Landing:
             )
         )
 
-    def _encoded(self, model: str) -> bytes:
-        encoded = self._models.get(model)
+    def _encoded(self, word: str) -> bytes:
+        """Of the few words that nearly all lines share."""
+        encoded = self._words.get(word)
         if encoded is None:
-            encoded = self._models[model] = _encode(model)
+            encoded = _encode(word)
+            if len(self._words) < _WORDS_KEPT:
+                self._words[word] = encoded
         return encoded
 
 
 def _extras(content: Content) -> bytes:
     """Fields that few endpoints have, named only where there is something in them."""
+    if content.tool_calls is content.refusal is content.embedding is content.body is None:
+        return b""
     extras = b""
     for name in ("refusal", "tool_calls", "embedding", "body"):
         value: bytes | None = getattr(content, name)

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from airflow_provider_llmbatch.core.run.stage import Stage
-
     from airflow_provider_llmbatch.core.run.manifest import Manifest
+    from airflow_provider_llmbatch.core.run.stage import Stage
 
 FACTS = RunFacts(
     run=RunIdentity(key="llmb-1", dag_id="d", run_id="r", task_id="t"),
@@ -190,7 +189,7 @@ def test_rows_of_a_part_that_was_never_submitted_are_missing_and_say_so(tmp_path
     ("content", "problem"),
     [
         (answer(0, "succeeded", 1), "part-00000.jsonl would have 1 rows with an outcome, but the input has 2"),
-        (answer(0, "succeeded", 1) + answer(9, "failed", 1), "(row 9 was never in this part)"),
+        (answer(0, "succeeded", 1) + answer(9, "failed", 1), "(9 is not in this part)"),
         (b"{}\n", "part-00000.answers-1.jsonl in the stage is not what was landed (subsection not found)"),
     ],
 )
@@ -210,7 +209,7 @@ class Swapped(Staged):
 
 def test_rows_that_are_not_those_that_were_submitted_publish_nothing(tmp_path: Path) -> None:
     answers = {(0, 1): answer(0, "succeeded", 1) + answer(1, "succeeded", 1)}
-    with pytest.raises(ResultSetError, match="Row 1 of part 0 in the stage is not the one that was submitted"):
+    with pytest.raises(ResultSetError, match="The rows of part 0 in the stage are not those that were submitted"):
         published(tmp_path, Swapped([{0: b"", 1: b""}]), answers)
     assert read_manifest(Folder(tmp_path / "out")) is None
 
