@@ -159,6 +159,52 @@ class Content(msgspec.Struct, gc=False):
     body: bytes | None = None
 
 
+class _QuickResponse(msgspec.Struct, gc=False):
+    status_code: int
+    body: _BodyWithUsage
+
+
+class _QuickLine(msgspec.Struct, gc=False):
+    custom_id: str
+    response: _QuickResponse
+    error: None = None
+
+
+_decode_quick = msgspec.json.Decoder(_QuickLine).decode
+
+
+class Answered(msgspec.Struct, gc=False):
+    """A request that was answered well, and what the answer says."""
+
+    custom_id: str
+    content: Content
+
+
+def quick_answer(line: bytes) -> Answered | None:
+    """A result line that holds one good answer with nothing unusual about it, decoded at once; ``None`` for any other.
+
+    Most lines are such, and this takes half the time. All others go the long way, with the same outcome.
+    """
+    try:
+        if not line.isascii():
+            line.decode()  # msgspec does not look at what it leaves undecoded
+        found = _decode_quick(line)
+    except (ValueError, RecursionError):
+        return None
+    body = found.response.body
+    choices = body.choices
+    if not choices or not 200 <= found.response.status_code < 300 or body.status is not None or not _is_all_of(choices):
+        return None
+    try:
+        content = _of_choice(choices[0])
+    except ValueError:
+        return None
+    content.model = body.model
+    if body.usage is not None:
+        content.tokens = _tokens(body.usage)
+    return Answered(found.custom_id, content)
+
+
 def content_of(body: bytes | msgspec.Raw) -> Content:
     """What a body says. One that is of no shape that is known here is kept whole; none raises."""
     try:
@@ -192,17 +238,28 @@ def decoded_text(text: bytes) -> str | None:
 
 
 def _of_choices(choices: list[_Choice], body: bytes | msgspec.Raw) -> Content:
-    first = choices[0]
-    message = first.message
-    if message is None:
-        content = Content(_text(first.text), first.finish_reason)
-    else:
-        content = Content(_text(message.content), first.finish_reason)
-        content.refusal = _unless_null(message.refusal)
-        content.tool_calls = _unless_empty(message.tool_calls)
-    if len(choices) > 1 or _unless_null(first.logprobs) or (message is not None and _unless_null(message.audio)):
+    content = _of_choice(choices[0])
+    if not _is_all_of(choices):
         content.body = bytes(body)
     return content
+
+
+def _of_choice(choice: _Choice) -> Content:
+    message = choice.message
+    if message is None:
+        return Content(_text(choice.text), choice.finish_reason)
+    content = Content(_text(message.content), choice.finish_reason)
+    content.refusal = _unless_null(message.refusal)
+    content.tool_calls = _unless_empty(message.tool_calls)
+    return content
+
+
+def _is_all_of(choices: list[_Choice]) -> bool:
+    """Whether the fields of a row can hold all there is."""
+    if len(choices) > 1 or _unless_null(choices[0].logprobs) is not None:
+        return False
+    message = choices[0].message
+    return message is None or _unless_null(message.audio) is None
 
 
 def _text(raw: msgspec.Raw) -> bytes:
