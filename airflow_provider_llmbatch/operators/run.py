@@ -219,6 +219,9 @@ class LLMBatchRunOperator(BaseOperator):
         if self._kill is not None:
             self._kill.put(None)  # and nothing else, in a signal handler: the waiting loop wakes, and decides
 
+    def _is_killed(self) -> bool:
+        return self._kill is not None and not self._kill.empty()
+
     def check_input(self, source: object, query: str | None, sql_conn_id: str | None) -> None:
         """Refuse, while the DAG is read, what cannot be an input."""
         if (source is None) == (query is None):
@@ -268,6 +271,7 @@ class LLMBatchRunOperator(BaseOperator):
             options=self.options,
             timing=hook.timing,
             log=log,
+            is_stopping=self._is_killed,
         )
         return replace(run, store=run_store_of(context, lambda: FolderStore(run.folder)))
 
@@ -275,7 +279,7 @@ class LLMBatchRunOperator(BaseOperator):
         if waiting.batch_ids and (url := hook.adapter.console_url(waiting.batch_ids[0])):
             LLMBatchConsoleLink().push(context, url)
         tell_wait(waiting, hook.adapter, self.min_poll_interval, self.log)
-        if self.deferrable:
+        if self.deferrable and not self._is_killed():
             self._defer(waiting)
         verdict = wait_together_on_worker(
             hook.adapter,

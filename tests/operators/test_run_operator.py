@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from support.fault_proxy import Answer, FaultProxy
 from support.task import HAS_STATE_STORE, ApiServer, TaskInstance, connect, context_of
 
+from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter
 from airflow_provider_llmbatch.errors import UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
     from support.gated_server import GatedServer
+
+    from airflow_provider_llmbatch.models import Batch
 
 ENDED = RunEvent(status="ended", error=None)
 PROMPT = "Say it again: {text}"
@@ -282,6 +285,34 @@ def test_a_signal_ends_the_wait_on_the_worker_at_once(
         task.execute(context)
     statuses = {batch.status for batch in LLMBatchHook().list_batches()}
     assert (statuses <= {"cancelling", "cancelled"}) is cancelled
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferrable", "on the worker"])
+def test_killed_while_it_submits_it_submits_no_more_and_cancels_what_it_did(
+    deferrable: bool, operator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", ApiServer({"run-1": {"classify": "failed"}}), raising=False)
+    task = operator(deferrable=deferrable, max_rows_per_batch=1, min_poll_interval=60, max_poll_interval=60)
+    create = OpenAIAdapter.create_batch
+
+    def killed_meanwhile(*args: Any, **kwargs: Any) -> Batch:
+        task.on_kill()
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(OpenAIAdapter, "create_batch", killed_meanwhile)
+    with pytest.raises(AirflowException, match=r"The task was killed\. The task is failed, so batch_\w+ was cancelled"):
+        task.execute(context_of(task)[0])
+    [batch] = LLMBatchHook().list_batches()
+    assert batch.status in ("cancelling", "cancelled")
+
+
+def test_what_fails_is_counted_by_its_reason_in_the_log(operator: Any, server: GatedServer) -> None:
+    server.let_pass(4)
+    task = operator(prompt="{text}", response_format=Sentiment, deferrable=False)
+    with capture_logs() as lines:
+        task.execute(first_try(task)[0])
+    [landed] = [line for line in lines if str(line["event"]).startswith("Landed ")]
+    assert (str(landed["event"]).partition(": ")[2], landed["log_level"]) == ("4 invalid (4 not_json)", "warning")
 
 
 @pytest.mark.parametrize("rows_per_batch", [4, 1], ids=["one part", "four parts"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.models import Batch, Usage
 
 _NULL: Final = b"null"
+_MOST_REASONS: Final = 100  # that are told apart
 _BUFFERED_BYTES: Final = 256 * 1024
 _WORDS_KEPT: Final = 1_000
 _encode = msgspec.json.Encoder().encode
@@ -47,12 +48,14 @@ class Landed:
     :param usage: Tokens, summed over the rows, or the provider's own sum where rows tell nothing.
     :param unresolved: Rows that have no answer, and may get one in another attempt.
     :param bytes: Of the file of answers.
+    :param reasons: How often each error code stands in it; not known of what was landed before.
     """
 
     outcomes: Mapping[Outcome, int]
     usage: Usage
     unresolved: array[int]
     bytes: int
+    reasons: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 def answers_name(part: int, attempt: int) -> str:
@@ -102,7 +105,7 @@ def land(
         log.warning(f"{landing.strangers:,} results of {batch.id} name no request of it: left out")
     tokens = landing.tokens
     usage = tokens.as_usage() if tokens.total or batch.usage is None else batch.usage
-    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written)
+    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written, dict(landing.reasons))
 
 
 def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
@@ -161,6 +164,7 @@ class _Landing:
         self.outcomes: Counter[Outcome] = Counter()
         self.tokens = Tokens()
         self.strangers = 0
+        self.reasons: Counter[str] = Counter()
         self._unresolved = array("Q")
         self._ordinals = ordinals
         self._shape = shape
@@ -211,6 +215,7 @@ class _Landing:
                 parsed = self._fitted(self._shape, content)
             except MisfitError as misfit:
                 outcome, error = "invalid", _encode(ResultError(misfit.code, str(misfit)))
+                self.reasons[misfit.code] += 1
         self.outcomes[outcome] += 1
         return self._line(ordinal, outcome, content, parsed, error)
 
@@ -227,6 +232,9 @@ class _Landing:
         if outcome == "missing" and self._error_of_batch is not None:
             outcome, error = "failed", self._error_of_batch
         self.outcomes[outcome] += 1
+        code = (error.code if error else None) or outcome
+        if code in self.reasons or len(self.reasons) < _MOST_REASONS:
+            self.reasons[code] += 1
         again = outcome != "failed" or is_retriable(error, status)
         if again:
             self._unresolved.append(ordinal)
