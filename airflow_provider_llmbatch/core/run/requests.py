@@ -49,6 +49,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None = None
     columns: bytes | None = None
 
+    def refused(self, problem: str) -> BatchInputError:
+        """:param problem: Completes "Line 17 of reviews.jsonl …"."""
+        return self.origin.refused(self.number, problem)
+
 
 class _Ready(msgspec.Struct, gc=False):
     url: str
@@ -110,13 +114,13 @@ class RequestTemplate:
             try:
                 yield self._row(record) if self.prompt is not None or record.is_text else self._ready(record)
             except msgspec.ValidationError as error:
-                raise _refused(record, f"is no {self._wanted}: {error}") from None
+                raise record.refused(f"is no {self._wanted}: {error}") from None
             except msgspec.DecodeError as error:
-                raise _refused(record, _not_json(error)) from None
+                raise record.refused(f"is not JSON: {error}") from None
             except RecursionError:
-                raise _refused(record, "is nested too deeply to be read") from None
+                raise record.refused("is nested too deeply to be read") from None
             except ValueError as error:
-                raise _refused(record, str(error)) from None
+                raise record.refused(str(error)) from None
 
     @cached_property
     def parameters_sha256(self) -> str:
@@ -279,17 +283,6 @@ def _object(columns: Iterable[str], values: Mapping[str, msgspec.Raw]) -> bytes:
         return b"{%b}" % b",".join(b"%b:%b" % (msgspec.json.encode(name), bytes(values[name])) for name in columns)
     except KeyError as error:
         raise ValueError(f'has no column "{error.args[0]}", which is to be kept; it has {shown(values)}') from None
-
-
-def _not_json(error: msgspec.DecodeError) -> str:
-    return f"is not JSON: {error}"
-
-
-def _refused(record: Record, problem: str) -> BatchInputError:
-    return BatchInputError(
-        f"{record.origin.at(record.number)} {problem}. Nothing was uploaded or billed. A retry would find the same: "
-        "mend the input."
-    )
 
 
 def _unusable(problem: str) -> BatchInputError:

@@ -49,8 +49,12 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     name: str
     unit: str = "Record"
 
-    def at(self, number: int) -> str:
-        return f"{self.unit} {number:,} of {self.name}"
+    def refused(self, number: int, problem: str) -> BatchInputError:
+        """:param problem: Completes "Line 17 of reviews.jsonl …"."""
+        return BatchInputError(
+            f"{self.unit} {number:,} of {self.name} {problem}. Nothing was uploaded or billed. A retry would find the "
+            "same: mend the input."
+        )
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -66,6 +70,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     origin: Origin
     number: int
     is_text: bool = False
+
+    def refused(self, problem: str) -> BatchInputError:
+        """:param problem: Completes "Line 17 of reviews.jsonl …"."""
+        return self.origin.refused(self.number, problem)
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def given_records(items: Iterable[object], *, name: str) -> Iterator[Record]:
         elif isinstance(item, Mapping):
             yield Record(encoded(item, origin, number), origin, number)
         else:
-            raise refused(origin, number, f"is {_article(type(item).__name__)}, and neither a text nor a mapping")
+            raise origin.refused(number, f"is {_article(type(item).__name__)}, and neither a text nor a mapping")
 
 
 def encoded(item: Mapping[Any, Any], origin: Origin, number: int) -> bytes:
@@ -141,13 +149,7 @@ def encoded(item: Mapping[Any, Any], origin: Origin, number: int) -> bytes:
     try:
         return _encode(dict(item))  # a driver's own kind of mapping
     except (TypeError, ValueError, RecursionError):
-        raise refused(origin, number, f"cannot be written as JSON ({problem})") from None
-
-
-def refused(origin: Origin, number: int, problem: str) -> BatchInputError:
-    return BatchInputError(
-        f"{origin.at(number)} {problem}. Nothing was uploaded or billed. A retry would find the same: mend the input."
-    )
+        raise origin.refused(number, f"cannot be written as JSON ({problem})") from None
 
 
 def _opened(source: FileSource) -> BinaryIO:
@@ -167,9 +169,9 @@ def _json_lines(stream: BinaryIO, origin: Origin) -> Iterator[Record]:
     for number, line in enumerate(split_lines(_bounded(read_blocks(stream), origin)), 1):
         raw = line.removeprefix(BOM).strip() if number == 1 else line.strip()
         if not raw:
-            raise refused(origin, number, "is blank")
+            raise origin.refused(number, "is blank")
         if number == 1 and raw.startswith(b"["):
-            raise refused(origin, number, "begins a JSON array: give each record a line of its own, without commas")
+            raise origin.refused(number, "begins a JSON array: give each record a line of its own, without commas")
         if not raw.isascii():
             _check_utf8(raw, origin, number)
         yield Record(raw, origin, number)
@@ -179,7 +181,7 @@ def _check_utf8(line: bytes, origin: Origin, number: int) -> None:
     try:
         line.decode()
     except UnicodeDecodeError as error:
-        raise refused(origin, number, f"is not UTF-8 (byte {error.start + 1} of the line)") from None
+        raise origin.refused(number, f"is not UTF-8 (byte {error.start + 1} of the line)") from None
 
 
 def _bounded(blocks: Iterator[bytes], origin: Origin) -> Iterator[bytes]:
@@ -190,42 +192,42 @@ def _bounded(blocks: Iterator[bytes], origin: Origin) -> Iterator[bytes]:
         lines += block.count(b"\n")
         length = length + len(block) if end < 0 else len(block) - end - 1
         if length > _LONGEST_RECORD:
-            raise refused(origin, lines + 1, f"is longer than {_LONGEST_RECORD:,} bytes: it is no line of records")
+            raise origin.refused(lines + 1, f"is longer than {_LONGEST_RECORD:,} bytes: it is no line of records")
         yield block
 
 
 def _csv_rows(stream: BinaryIO, origin: Origin) -> Iterator[Record]:
     # For the whole process, since csv knows no other; its default of 128 KiB is less than some documents have.
     csv.field_size_limit(max(_LONGEST_RECORD, csv.field_size_limit()))
-    # A text of lines, each with its end: csv itself puts together what quotes hold together.
-    reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
     number = 1
     try:
-        header = next(reader, None)
-        if header is None:
-            return
-        _check_header(header, origin)
-        width = len(header)
-        number = reader.line_num + 1
-        for row in reader:
-            if len(row) != width:
-                raise refused(
-                    origin, number, f"has {len(row)} fields, but the header has {width}" if row else "is blank"
-                )
-            yield Record(_encode(dict(zip(header, row, strict=True))), origin, number)
+        # Lines with their ends: csv itself puts together what quotes hold together.
+        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True)
+            header = next(reader, None)
+            if header is None:
+                return
+            _check_header(header, origin)
+            width = len(header)
             number = reader.line_num + 1
+            for row in reader:
+                if len(row) != width:
+                    problem = f"has {len(row)} fields, but the header has {width}" if row else "is blank"
+                    raise origin.refused(number, problem)
+                yield Record(_encode(dict(zip(header, row, strict=True))), origin, number)
+                number = reader.line_num + 1
     except csv.Error as error:
-        raise refused(origin, number, f"is not CSV: {error}") from None
+        raise origin.refused(number, f"is not CSV: {error}") from None
     except UnicodeDecodeError as error:
-        raise refused(origin, number, f"or one soon after it is not UTF-8 ({error.reason})") from None
+        raise origin.refused(number, f"or one soon after it is not UTF-8 ({error.reason})") from None
 
 
 def _check_header(header: list[str], origin: Origin) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise refused(origin, 1, f'is the header, and names the column "{twice[0]}" twice')
+        raise origin.refused(1, f'is the header, and names the column "{twice[0]}" twice')
     if not header:
-        raise refused(origin, 1, "is blank, where the header with the names of the columns should be")
+        raise origin.refused(1, "is blank, where the header with the names of the columns should be")
 
 
 def _article(noun: str) -> str:

@@ -124,25 +124,24 @@ class Staging:
         try:
             return check.uploaded_bytes(line[:-1])
         except ValueError as error:
-            raise _refused(row, str(error)) from None
+            raise row.refused(str(error)) from None
 
     def _check_alone(self, row: Row, size: int, tokens: int) -> None:
         limits = self._limits
         if size > limits.max_bytes:
-            raise _refused(row, f"makes a request of {size:,} bytes, and a batch may have {limits.max_bytes:,}")
+            raise row.refused(f"makes a request of {size:,} bytes, and a batch may have {limits.max_bytes:,}")
         if limits.max_tokens is not None and tokens > limits.max_tokens:
-            raise _refused(
-                row, f"makes a request of some {tokens:,} tokens, and max_tokens_per_batch is {limits.max_tokens:,}"
+            raise row.refused(
+                f"makes a request of some {tokens:,} tokens, and max_tokens_per_batch is {limits.max_tokens:,}",
             )
 
     def _opened(self, row: Row) -> _OpenPart:
         group = (row.url, row.model)
         if self._limits.endpoints is not None and row.url not in self._limits.endpoints:
             known = ", ".join(sorted(self._limits.endpoints))
-            raise _refused(row, f'has the url "{row.url}"; a batch can have one of {known}')
+            raise row.refused(f'has the url "{row.url}"; a batch can have one of {known}')
         if len(self._open) >= _MOST_GROUPS:
-            raise _refused(
-                row,
+            raise row.refused(
                 f'asks for "{row.model}" at {row.url}, and the rows before it for {_MOST_GROUPS} other models: a batch '
                 "has one model, and a run can have no more than that",
             )
@@ -276,10 +275,3 @@ class _OpenPart:
         self._bytes += self._requests.write(block)
         self._rows.write(b"".join(self._row_lines))
         self._lines, self._row_lines, self._buffered = [], [], 0
-
-
-def _refused(row: Row, problem: str) -> BatchInputError:
-    return BatchInputError(
-        f"{row.origin.at(row.number)} {problem}. Nothing was uploaded or billed. A retry would find the same: mend the "
-        "input."
-    )
