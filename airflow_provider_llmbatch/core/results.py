@@ -8,7 +8,7 @@ batch.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -17,7 +17,7 @@ from airflow_provider_llmbatch.errors import BrokenTransferError, RequestRefused
 from airflow_provider_llmbatch.models import Outcome, Result, ResultError, ResultResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from structlog.typing import FilteringBoundLogger
 
@@ -63,14 +63,44 @@ _decode_body = msgspec.json.Decoder(_Body, strict=False).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 
 
+class Named(Protocol):
+    custom_id: str
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+@overload
 def merge_results(
     adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger, ids: Iterable[str] | None = None
-) -> Iterator[Result]:
+) -> Iterator[Result]: ...
+
+
+@overload
+def merge_results(
+    adapter: Adapter,
+    batch: Batch,
+    *,
+    log: FilteringBoundLogger,
+    ids: Iterable[str] | None = None,
+    quick: Callable[[bytes], NamedT | None] | None,
+) -> Iterator[Result | NamedT]: ...
+
+
+def merge_results(
+    adapter: Adapter,
+    batch: Batch,
+    *,
+    log: FilteringBoundLogger,
+    ids: Iterable[str] | None = None,
+    quick: Callable[[bytes], Any] | None = None,
+) -> Iterator[Any]:
     """Every request of an ended batch with its one outcome, in no particular order.
 
     A line that cannot be read costs that request its answer, and is warned of.
 
     :param ids: Of all requests, where the caller knows them; else the input file must tell who lacks a result.
+    :param quick: A shorter way through a line, which takes the place of its result; ``None`` where it has none.
     :raises BrokenTransferError: Less of a result file arrived than there is; nothing is lost, a retry reads it again.
     :raises UnexpectedAnswerError: Something else than a result file arrived.
     :raises LLMBatchError: A result file cannot be had.
@@ -79,22 +109,29 @@ def merge_results(
     readable = True
     for file_id in dict.fromkeys((batch.output_file_id, batch.error_file_id)):  # some servers name one file twice
         if file_id:
-            readable = (yield from _results_of_file(adapter, file_id, batch, seen, log)) and readable
+            readable = (yield from _results_of_file(adapter, file_id, batch, seen, log, quick)) and readable
     # Servers that do not count send 0, so that says nothing.
     if ids is not None or not readable or len(seen) < batch.request_counts.total or not batch.request_counts.total:
         yield from _missing(adapter, batch, seen, log, ids)
 
 
 def _results_of_file(
-    adapter: Adapter, file_id: str, batch: Batch, seen: set[str], log: FilteringBoundLogger
-) -> Generator[Result, None, bool]:
+    adapter: Adapter,
+    file_id: str,
+    batch: Batch,
+    seen: set[str],
+    log: FilteringBoundLogger,
+    quick: Callable[[bytes], Any] | None,
+) -> Generator[Any, None, bool]:
     """What a file holds for requests that are not seen yet; returns whether every line could be read."""
     lines = _Lines(adapter.file_content(file_id))
     warn = _Warnings(log)
     readable = unreadable = last_unreadable = 0
     for number, line in lines.numbered():
         try:
-            result, problem = _result_and_problem(line, batch.endpoint)
+            result, problem = quick(line) if quick is not None else None, None
+            if result is None:
+                result, problem = _result_and_problem(line, batch.endpoint)
         except (ValueError, RecursionError) as error:
             unreadable, last_unreadable = unreadable + 1, number
             warn(f"Line {number} of {file_id} cannot be read ({error}): its request counts as missing")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from crash.campaigns import Provider, Report, Workers
 
 AT_A_TIME = 2
-SWEPT = 3
+SWEPT = 184
 """The seed of the run that is killed at each of its steps: its ledger is a file of its own, so that is stepped too."""
 BEGIN, END = "<!-- proof: written by make proof -->", "<!-- end of proof -->"
 

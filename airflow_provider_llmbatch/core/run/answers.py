@@ -17,26 +17,25 @@ import msgspec
 
 from airflow_provider_llmbatch.core.jsonl import read_blocks, split_lines
 from airflow_provider_llmbatch.core.results import merge_results
-from airflow_provider_llmbatch.core.run.content import Content, Tokens, content_of, decoded_text
+from airflow_provider_llmbatch.core.run.content import Answered, Content, Tokens, content_of, decoded_text, quick_answer
 from airflow_provider_llmbatch.core.run.retriable import is_retriable
 from airflow_provider_llmbatch.core.run.shape import MisfitError
 from airflow_provider_llmbatch.models import Outcome, Result, ResultError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.core.run.shape import Shape
+    from airflow_provider_llmbatch.core.run.stage import Ordinals
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.models import Batch, Usage
 
-Ordinals = range | array  # type: ignore[type-arg] # an array can be subscripted only from Python 3.12 on
-"""Ordinals of rows in ascending order: a range, or 8 bytes each (``array("Q")``)."""
-
 _NULL: Final = b"null"
 _BUFFERED_BYTES: Final = 256 * 1024
+_WORDS_KEPT: Final = 1_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -90,7 +89,8 @@ def land(
     pieces: list[bytes] = []
     pending = written = 0
     with folder.write(answers_name(part, attempt)) as stream:
-        for line in landing.lines(_results(adapter, batch, ordinals, log)):
+        quick = None if keep_body else quick_answer
+        for line in landing.lines(_results(adapter, batch, ordinals, quick, log)):
             pieces.append(line)
             pending += len(line)
             if pending >= _BUFFERED_BYTES:
@@ -125,11 +125,17 @@ def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
     return Landed(dict(outcomes), tokens.as_usage(), _sorted(unresolved), size)
 
 
-def _results(adapter: Adapter, batch: Batch, ordinals: Ordinals, log: FilteringBoundLogger) -> Iterator[Result]:
+def _results(
+    adapter: Adapter,
+    batch: Batch,
+    ordinals: Ordinals,
+    quick: Callable[[bytes], Answered | None] | None,
+    log: FilteringBoundLogger,
+) -> Iterator[Result | Answered]:
     if batch.status == "failed" and not batch.has_results:
         error = _error_of_batch(batch)
         return (Result(str(ordinal), "failed", None, error) for ordinal in ordinals)
-    return merge_results(adapter, batch, ids=map(str, ordinals), log=log)
+    return merge_results(adapter, batch, ids=map(str, ordinals), quick=quick, log=log)
 
 
 def _error_of_batch(batch: Batch) -> ResultError:
@@ -160,18 +166,20 @@ class _Landing:
         self._shape = shape
         self._keep_body = keep_body
         self._model = _encode(model)
-        self._models: dict[str, bytes] = {}
+        self._words: dict[str, bytes] = {}
         self._error_of_batch = _error_of_batch(batch) if batch.status == "failed" else None
         self._provider = b',"provider":%b,"model":' % _encode(provider)
         self._end = b',"batch_id":%b,"attempt":%d}\n' % (_encode(batch.id), attempt)
 
-    def lines(self, results: Iterator[Result]) -> Iterator[bytes]:
+    def lines(self, results: Iterator[Result | Answered]) -> Iterator[bytes]:
         for result in results:
             ordinal = self._ordinal(result.custom_id)
             if ordinal is None:
                 self.strangers += 1
+            elif isinstance(result, Answered):
+                yield self._answer(ordinal, result.content)
             elif result.outcome == "succeeded":
-                yield self._answer(ordinal, result)
+                yield self._answer(ordinal, self._content(result))
             else:
                 yield self._failure(ordinal, result)
 
@@ -188,9 +196,14 @@ class _Landing:
         at = bisect_left(self._ordinals, ordinal)
         return ordinal if at < len(self._ordinals) and self._ordinals[at] == ordinal else None
 
-    def _answer(self, ordinal: int, result: Result) -> bytes:
+    def _content(self, result: Result) -> Content:
         body = result.response.body if result.response is not None else msgspec.Raw(_NULL)
         content = content_of(body)
+        if self._keep_body:
+            content.body = bytes(body)
+        return content
+
+    def _answer(self, ordinal: int, content: Content) -> bytes:
         outcome: Outcome = "succeeded"
         parsed = error = _NULL
         if self._shape is not None:
@@ -198,8 +211,6 @@ class _Landing:
                 parsed = self._fitted(self._shape, content)
             except MisfitError as misfit:
                 outcome, error = "invalid", _encode(ResultError(misfit.code, str(misfit)))
-        if self._keep_body:
-            content.body = bytes(body)
         self.outcomes[outcome] += 1
         return self._line(ordinal, outcome, content, parsed, error)
 
@@ -221,7 +232,7 @@ class _Landing:
             self._unresolved.append(ordinal)
         # What failed may have been billed all the same: a response that broke off, for one.
         content = content_of(result.response.body) if result.response is not None else Content()
-        content.body = None
+        content.body = content.finish_reason = None
         return self._line(ordinal, outcome, content, _NULL, _encode(error), again=again)
 
     def _line(
@@ -240,7 +251,7 @@ class _Landing:
                 b',"error":',
                 error,
                 b',"finish_reason":',
-                _encode(content.finish_reason),
+                self._encoded(content.finish_reason) if content.finish_reason else _NULL,
                 b',"usage":',
                 tokens.as_json() if tokens is not None else _NULL,
                 _extras(content),
@@ -250,15 +261,20 @@ class _Landing:
             )
         )
 
-    def _encoded(self, model: str) -> bytes:
-        encoded = self._models.get(model)
+    def _encoded(self, word: str) -> bytes:
+        """Of the few words that nearly all lines share."""
+        encoded = self._words.get(word)
         if encoded is None:
-            encoded = self._models[model] = _encode(model)
+            encoded = _encode(word)
+            if len(self._words) < _WORDS_KEPT:
+                self._words[word] = encoded
         return encoded
 
 
 def _extras(content: Content) -> bytes:
     """Fields that few endpoints have, named only where there is something in them."""
+    if content.tool_calls is content.refusal is content.embedding is content.body is None:
+        return b""
     extras = b""
     for name in ("refusal", "tool_calls", "embedding", "body"):
         value: bytes | None = getattr(content, name)

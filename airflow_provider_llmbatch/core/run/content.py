@@ -78,12 +78,15 @@ class _Datum(msgspec.Struct, gc=False):
 
 class _Body(msgspec.Struct, gc=False):
     model: str | None = None
-    usage: _Raw = _Nothing
     choices: list[_Choice] | None = None
     output: list[_Raw] | None = None
     status: str | None = None
     incomplete_details: _Incomplete | None = None
     data: list[_Datum] | None = None
+
+
+class _BodyWithUsage(_Body, gc=False):
+    usage: _Usage | None = None
 
 
 class _Bare(msgspec.Struct, gc=False):
@@ -92,6 +95,7 @@ class _Bare(msgspec.Struct, gc=False):
 
 
 # Not strict, since some servers send numbers as texts.
+_decode_whole = msgspec.json.Decoder(_BodyWithUsage, strict=False).decode
 _decode_body = msgspec.json.Decoder(_Body, strict=False).decode
 _decode_usage = msgspec.json.Decoder(_Usage | None, strict=False).decode
 _decode_bare = msgspec.json.Decoder(_Bare).decode
@@ -155,19 +159,76 @@ class Content(msgspec.Struct, gc=False):
     body: bytes | None = None
 
 
+class _QuickResponse(msgspec.Struct, gc=False):
+    status_code: int
+    body: _BodyWithUsage
+
+
+class _QuickLine(msgspec.Struct, gc=False):
+    custom_id: str
+    response: _QuickResponse
+    error: None = None
+
+
+_decode_quick = msgspec.json.Decoder(_QuickLine).decode
+
+
+class Answered(msgspec.Struct, gc=False):
+    """A request that was answered well, and what the answer says."""
+
+    custom_id: str
+    content: Content
+
+
+def quick_answer(line: bytes) -> Answered | None:
+    """A result line that holds one good answer with nothing unusual about it, decoded at once; ``None`` for any other.
+
+    Most lines are such, and this takes half the time. All others go the long way, with the same outcome.
+    """
+    try:
+        if not line.isascii():
+            line.decode()  # msgspec does not look at what it leaves undecoded
+        found = _decode_quick(line)
+    except (ValueError, RecursionError):
+        return None
+    body = found.response.body
+    choices = body.choices
+    if not choices or not 200 <= found.response.status_code < 300 or body.status is not None or not _is_all_of(choices):
+        return None
+    try:
+        content = _of_choice(choices[0])
+    except ValueError:
+        return None
+    content.model = body.model
+    if body.usage is not None:
+        content.tokens = _tokens(body.usage)
+    return Answered(found.custom_id, content)
+
+
 def content_of(body: bytes | msgspec.Raw) -> Content:
     """What a body says. One that is of no shape that is known here is kept whole; none raises."""
     try:
-        parsed = _decode_body(body)
-        if parsed.choices:
-            content = _of_choices(parsed.choices, body)
-        elif parsed.output is not None:
-            content = _of_response(parsed)
+        try:
+            parsed = _decode_whole(body)
+        except msgspec.ValidationError:
+            content = _content(_decode_body(body), body)  # an odd usage must not cost the answer
         else:
-            content = _of_data(parsed.data, body)
-        content.model, content.tokens = parsed.model, _tokens(parsed.usage)
+            content = _content(parsed, body)
+            if parsed.usage is not None:
+                content.tokens = _tokens(parsed.usage)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, as are base64's
         return _kept_whole(body)
+    return content
+
+
+def _content(parsed: _Body, body: bytes | msgspec.Raw) -> Content:
+    if parsed.choices:
+        content = _of_choices(parsed.choices, body)
+    elif parsed.output is not None:
+        content = _of_response(parsed)
+    else:
+        content = _of_data(parsed.data, body)
+    content.model = parsed.model
     return content
 
 
@@ -177,17 +238,28 @@ def decoded_text(text: bytes) -> str | None:
 
 
 def _of_choices(choices: list[_Choice], body: bytes | msgspec.Raw) -> Content:
-    first = choices[0]
-    message = first.message
-    if message is None:
-        content = Content(_text(first.text), first.finish_reason)
-    else:
-        content = Content(_text(message.content), first.finish_reason)
-        content.refusal = _unless_null(message.refusal)
-        content.tool_calls = _unless_empty(message.tool_calls)
-    if len(choices) > 1 or _unless_null(first.logprobs) or (message is not None and _unless_null(message.audio)):
+    content = _of_choice(choices[0])
+    if not _is_all_of(choices):
         content.body = bytes(body)
     return content
+
+
+def _of_choice(choice: _Choice) -> Content:
+    message = choice.message
+    if message is None:
+        return Content(_text(choice.text), choice.finish_reason)
+    content = Content(_text(message.content), choice.finish_reason)
+    content.refusal = _unless_null(message.refusal)
+    content.tool_calls = _unless_empty(message.tool_calls)
+    return content
+
+
+def _is_all_of(choices: list[_Choice]) -> bool:
+    """Whether the fields of a row can hold all there is."""
+    if len(choices) > 1 or _unless_null(choices[0].logprobs) is not None:
+        return False
+    message = choices[0].message
+    return message is None or _unless_null(message.audio) is None
 
 
 def _text(raw: msgspec.Raw) -> bytes:
@@ -245,24 +317,17 @@ def _numbers(vector: bytes) -> bytes:
     return _encode(numbers.tolist())
 
 
-def _tokens(usage: msgspec.Raw) -> Tokens | None:
-    """``None`` also for what cannot be read: a usage that is odd must not cost the answer."""
-    try:
-        found = _decode_usage(usage)
-    except msgspec.MsgspecError:
-        return None
-    if found is None:
-        return None
-    read = found.input_tokens_details or found.prompt_tokens_details
-    written = found.output_tokens_details or found.completion_tokens_details
-    taken = _count(found.input_tokens or found.prompt_tokens)
-    given = _count(found.output_tokens or found.completion_tokens)
+def _tokens(usage: _Usage) -> Tokens:
+    read = usage.input_tokens_details or usage.prompt_tokens_details
+    written = usage.output_tokens_details or usage.completion_tokens_details
+    taken = _count(usage.input_tokens or usage.prompt_tokens)
+    given = _count(usage.output_tokens or usage.completion_tokens)
     return Tokens(
         taken,
         _count(read.cached_tokens) if read else 0,
         given,
         _count(written.reasoning_tokens) if written else 0,
-        _count(found.total_tokens) or taken + given,
+        _count(usage.total_tokens) or taken + given,
     )
 
 
@@ -275,17 +340,22 @@ def _kept_whole(body: bytes | msgspec.Raw) -> Content:
     try:
         bare = _decode_bare(body)
         content.model = bare.model if isinstance(bare.model, str) else None
-        content.tokens = _tokens(bare.usage)
+        usage = _decode_usage(bare.usage)
+        content.tokens = _tokens(usage) if usage is not None else None
     except (ValueError, RecursionError):
         pass
     return content
 
 
 def _unless_null(raw: msgspec.Raw) -> bytes | None:
+    if raw is _Nothing:
+        return None
     value = bytes(raw)
     return None if value == _NULL else value
 
 
 def _unless_empty(raw: msgspec.Raw) -> bytes | None:
+    if raw is _Nothing:
+        return None
     value = bytes(raw)
     return None if value in (_NULL, b"[]") else value

@@ -1,11 +1,12 @@
 """The answers of all attempts at a part, one for each of its rows, by the row's place in the part.
 
-Answers come in no order, and a row may have several, so an index of 8 bytes a row says which one counts and where it
-begins. Memory: that index, and one line.
+Answers come in no order, and a row may have several, so an index of 12 bytes a row says which one counts and where it
+is. Memory: that index, and one line.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from array import array
@@ -18,10 +19,10 @@ from airflow_provider_llmbatch.core.run.answers import answers_name
 from airflow_provider_llmbatch.errors import ResultSetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
-    from airflow_provider_llmbatch.core.run.answers import Ordinals
+    from airflow_provider_llmbatch.core.run.stage import Ordinals
     from airflow_provider_llmbatch.core.storage import Folder
 
 # An entry of the index: rank of the outcome, number of the file from 1, and offset in it; 0 where there is nothing yet.
@@ -43,10 +44,9 @@ class BestAnswers:
     """
 
     def __init__(self, streams: Sequence[tuple[str, BinaryIO]], ordinals: Ordinals) -> None:
-        self._streams = [stream for _, stream in streams]
+        self._files = [stream.fileno() for _, stream in streams]
         self._index = array("Q", bytes(8 * len(ordinals)))
-        self._next = 0
-        self._open = -1
+        self._lengths = array("I", bytes(4 * len(ordinals)))
         for number, (name, stream) in enumerate(streams, 1):
             try:
                 self._enter(number, stream, ordinals)
@@ -55,42 +55,42 @@ class BestAnswers:
                     f"{name} in the stage is not what was landed ({error}). Nothing was published; what was billed "
                     "can be landed again as long as the provider keeps it. Delete that file and clear the task."
                 ) from error
-            stream.seek(0)
 
     def tail(self, place: int) -> bytes | None:
         """The answer from ``"outcome"`` to its closing brace; ``None`` if no attempt has one."""
         entry = self._index[place]
         if not entry:
             return None
-        number, offset = (entry >> _FILE & _FILES) - 1, entry & _OFFSETS
-        stream = self._streams[number]
-        if offset != self._next or number != self._open:
-            stream.seek(offset)
-        line = stream.readline()
-        self._next, self._open = offset + len(line), number
-        return line[line.index(_OUTCOME, _ORDINAL_AT) : -1]
+        # Not through a buffer, which would read a block for each line that is out of order.
+        line = os.pread(self._files[(entry >> _FILE & _FILES) - 1], self._lengths[place], entry & _OFFSETS)
+        return line[line.index(_OUTCOME, _ORDINAL_AT) :]
 
     def _enter(self, number: int, stream: BinaryIO, ordinals: Ordinals) -> None:
-        index = self._index
+        index, lengths, place_of = self._index, self._lengths, _places(ordinals)
         offset = 0
-        place = -1
         for line in split_lines(read_blocks(stream)):
-            place = _place(int(line[_ORDINAL_AT : line.index(b",", _ORDINAL_AT)]), ordinals, place + 1)
-            word = line.index(_OUTCOME, _ORDINAL_AT) + len(_OUTCOME)
+            end = line.index(b",", _ORDINAL_AT)
+            place = place_of(int(line[_ORDINAL_AT:end]))
+            word = line.index(_OUTCOME, end) + len(_OUTCOME)
             rank = _RANK_OF.get(line[word : word + 4], 0)
             before = index[place]
             if not before or rank > before >> _RANK or not rank | before >> _RANK:
                 index[place] = rank << _RANK | number << _FILE | offset
+                lengths[place] = len(line)
             offset += len(line) + 1
 
 
-def _place(ordinal: int, ordinals: Ordinals, guess: int) -> int:
-    """Where an ordinal stands; the guess saves most of the search, since many answers come in the order of the rows."""
-    if guess < len(ordinals) and ordinals[guess] == ordinal:
-        return guess
-    place = ordinal - ordinals[0] if isinstance(ordinals, range) else bisect_left(ordinals, ordinal)
-    if not 0 <= place < len(ordinals) or ordinals[place] != ordinal:
-        raise ValueError(f"row {ordinal} was never in this part")
+def _places(ordinals: Ordinals) -> Callable[[int], int]:
+    """Where an ordinal stands; raises ``ValueError`` for one that is of another part."""
+    if isinstance(ordinals, range):
+        return ordinals.index
+
+    def place(ordinal: int) -> int:
+        found = bisect_left(ordinals, ordinal)
+        if found == len(ordinals) or ordinals[found] != ordinal:
+            raise ValueError(f"{ordinal} is not in this part")
+        return found
+
     return place
 
 

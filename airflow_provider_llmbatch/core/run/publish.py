@@ -28,10 +28,9 @@ from airflow_provider_llmbatch.errors import ResultSetError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from airflow_provider_llmbatch.core.run.answers import Ordinals
     from airflow_provider_llmbatch.core.run.join import BestAnswers
     from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Format, RunFacts
-    from airflow_provider_llmbatch.core.run.stage import Stage, StagePart
+    from airflow_provider_llmbatch.core.run.stage import Ordinals, Stage, StagePart
     from airflow_provider_llmbatch.core.run.tables import Table
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.models import Outcome
@@ -141,15 +140,16 @@ def _join(
 ) -> Counter[Outcome]:
     counts: Counter[bytes] = Counter()
     tail_of, add = best.tail, rows.add
+    end = b"no row ends so"
     for place, head in enumerate(heads):
         tail = tail_of(place) or default
         if tail is None:
             continue  # the sum will tell
         word = tail[_WORD_AT : tail.index(b'"', _WORD_AT)]
         counts[word] += 1
-        if word in _ANSWERED:
-            end = tail.rindex(b',"batch_id":')
-            model = tail[tail.rindex(b'"model":', 0, end) + 8 : end]
+        if word in _ANSWERED and not tail.endswith(end):
+            end = tail[tail.rindex(b'"model":', 0, tail.rindex(b',"batch_id":')) :]
+            model = end[len(b'"model":') : end.rindex(b',"batch_id":')]
             if model != b"null":
                 models.add(model)
         add(head, tail)
@@ -158,14 +158,14 @@ def _join(
 
 def _heads(stage: Stage, part: StagePart, ordinals: Ordinals) -> Iterator[bytes]:
     """What the stage has of each row, without its ordinal, which must be the one that is due."""
+    due = iter(ordinals)
     with stage.rows_of(part) as stream:
-        for place, line in enumerate(split_lines(read_blocks(stream))):
+        for line in split_lines(read_blocks(stream)):
             end = line.find(b",", _ORDINAL_AT)
-            ordinal = line[_ORDINAL_AT : end if end >= 0 else -1]
-            if place >= len(ordinals) or ordinal != b"%d" % ordinals[place]:
+            if line[_ORDINAL_AT : end if end >= 0 else -1] != b"%d" % next(due, -1):
                 raise ResultSetError(
-                    f"Row {place + 1} of part {part.number} in the stage is not the one that was submitted, so nothing "
-                    "was published. What was billed can be had as long as the provider keeps it. Restore the stage's "
+                    f"The rows of part {part.number} in the stage are not those that were submitted, so nothing was "
+                    "published. What was billed can be had as long as the provider keeps it. Restore the stage's "
                     'files, or clear the task with on_clear="restart", which pays for all rows again.'
                 )
             yield line[end + 1 : -1] if end >= 0 else b""

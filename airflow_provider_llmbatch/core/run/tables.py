@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LINES_BYTES: Final = 256 * 1024
 _GROUP_BYTES: Final = 8 * 1024 * 1024
 _GROUP_ROWS: Final = 50_000
+_FEW_VALUES: Final = ["outcome", "finish_reason", "provider", "model", "batch_id"]  # a dictionary pays only for these
 
 
 class Table(Protocol):
@@ -103,7 +104,7 @@ class Parquet:
         self._pyarrow, parquet = _pyarrow()
         self._stream = stream
         self._schema = _schema(self._pyarrow)
-        self._writer = parquet.ParquetWriter(stream, self._schema, compression="zstd")
+        self._writer = parquet.ParquetWriter(stream, self._schema, compression="zstd", use_dictionary=_FEW_VALUES)
         self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._pending = self._rows = 0
 

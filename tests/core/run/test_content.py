@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from airflow_provider_llmbatch.core.run.content import Tokens, content_of, decoded_text
+from airflow_provider_llmbatch.core.results import result_of_line
+from airflow_provider_llmbatch.core.run.content import Tokens, content_of, decoded_text, quick_answer
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -200,3 +201,53 @@ def test_tokens_add_up_and_are_written_in_the_models_names() -> None:
             "total_tokens": 55,
         }
     )
+
+
+LINES = [
+    chat({"content": "a"}),
+    chat({"content": "a", "tool_calls": [CALL], "refusal": "No."}),
+    chat({"content": [{"type": "text", "text": "a"}]}),
+    chat({"content": 7}),
+    chat({"content": "a"}, finish_reason=7),
+    {**chat({"content": "a"}), "usage": "many"},
+    {**chat({"content": "a"}), "usage": {"prompt_tokens": "3"}},
+    {**chat({"content": "a"}), "status": "failed", "object": "response"},
+    {"choices": [{"text": "a"}]},
+    SEVERAL,
+    LOGPROBS,
+    response(said("a")),
+    {"data": [{"embedding": [1]}]},
+    json.dumps(chat({"content": "a"})),
+    None,
+]
+
+
+@pytest.mark.parametrize("body", LINES)
+@pytest.mark.parametrize("status", [200, 201, 400, None, "200"])
+@pytest.mark.parametrize("error", [None, {"code": "x"}, {}, ""])
+def test_the_quick_way_through_a_line_finds_what_the_long_one_does(
+    body: JsonValue, status: JsonValue, error: JsonValue
+) -> None:
+    line = json.dumps({"custom_id": "7", "response": {"status_code": status, "body": body}, "error": error}).encode()
+    found = quick_answer(line)
+    result = result_of_line(line) if status != "200" else None
+    if found is None:
+        usual = body in (LINES[0], LINES[1], LINES[2], LINES[8])
+        assert not usual or error is not None or status not in (200, 201)
+    else:
+        assert result is not None
+        assert result.response is not None
+        assert (found.custom_id, result.outcome) == ("7", "succeeded")
+        assert found.content == content_of(result.response.body)
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b'{"custom_id":"\xff"}', b"[" * 100_000, b'{"custom_id":"7"}'])
+def test_the_quick_way_leaves_what_is_no_answer_to_the_long_one(line: bytes) -> None:
+    assert quick_answer(line) is None
+
+
+def test_the_quick_way_leaves_broken_characters_to_the_long_one() -> None:
+    good = json.dumps({"custom_id": "7", "response": {"status_code": 200, "body": chat({"content": "caf#"})}}).encode()
+    assert quick_answer(good.replace(b"#", "\u00e9".encode())) is not None
+    for broken in (b"\xe9", b"\\ud83d", b"\\x"):
+        assert quick_answer(good.replace(b"#", broken)) is None
