@@ -176,6 +176,11 @@ def crash_run(seed: int, server: Provider, crew: Workers, folder: Path, *, kill_
     return report
 
 
+def steps_of(seed: int, server: Provider, crew: Workers, folder: Path) -> int:
+    """How many steps the run of a seed takes when nobody disturbs it."""
+    return _undisturbed(seed, f"steps-{seed}", server, crew, folder)[1]
+
+
 def fault_run(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
     """One run whose calls are broken on the way to the provider, and which is retried as often as it takes."""
     name = f"broken-{seed}"
