@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 from typing_extensions import override
 
-from airflow_provider_llmbatch.core.run.sources import given_records
 from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
-from airflow_provider_llmbatch.operators.run_input import Records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from airflow.sdk import Context
     from airflow.sdk.bases.decorator import TaskDecorator
+
+    from airflow_provider_llmbatch.operators.run_input import Records
 
 
 class _LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchRunOperator):
@@ -54,6 +54,9 @@ class _LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchRunOperator):
 
     @override
     def records_of(self, context: Context) -> Records:
+        from airflow_provider_llmbatch.core.run.sources import given_records  # noqa: PLC0415 - no DAG file needs it
+        from airflow_provider_llmbatch.operators.run_input import Records  # noqa: PLC0415 - as above
+
         name = f"what {self.python_callable.__name__} yields"
         return Records(lambda _: given_records(self._yielded(context), name=name), name)
 

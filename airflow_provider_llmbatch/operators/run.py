@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -13,25 +11,12 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException
 from typing_extensions import override
 
-from airflow_provider_llmbatch.core.ledger import MemoryStore
 from airflow_provider_llmbatch.core.polling import GiveUp
-from airflow_provider_llmbatch.core.run.manifest import MANIFEST
 from airflow_provider_llmbatch.core.run.options import RunOptions
-from airflow_provider_llmbatch.core.run.records import FolderStore
-from airflow_provider_llmbatch.core.run.run import Published, Run
-from airflow_provider_llmbatch.core.storage import Folder
-from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
+from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
-from airflow_provider_llmbatch.operators.run_input import (
-    check_beforehand,
-    check_source,
-    input_of,
-    records_of_query,
-    records_of_source,
-    template_of,
-)
-from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_wait
-from airflow_provider_llmbatch.operators.task import airflow_verdict, attempt_of, run_store_of, slot_of
+from airflow_provider_llmbatch.operators.asked import Asked, check_source
+from airflow_provider_llmbatch.operators.task import airflow_verdict
 from airflow_provider_llmbatch.operators.wait import (
     Killed,
     KillSwitch,
@@ -46,7 +31,6 @@ if TYPE_CHECKING:
 
     from airflow.sdk import BaseOperatorLink, Context
     from pydantic import BaseModel, JsonValue
-    from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.core.run.run import Waiting
     from airflow_provider_llmbatch.operators.run_input import Records
@@ -169,9 +153,14 @@ class LLMBatchRunOperator(BaseOperator):
         self.sql_conn_id = sql_conn_id
         self.output_uri = output  # every operator has an ``output`` of Airflow's own: what it returns
         self.model = model
-        self.response_format = response_format
-        self.template = template_of(
-            prompt=prompt, system=system, parameters=parameters, key=key, columns=columns, endpoint=endpoint
+        self.asked = Asked(
+            prompt=prompt,
+            system=system,
+            parameters=dict(parameters or {}),
+            response_format=response_format,
+            key=() if key is None else key if isinstance(key, str) else tuple(key),
+            columns=None if columns is None else tuple(columns),
+            endpoint=endpoint,
         )
         self.options = RunOptions(
             format=output_format,
@@ -236,6 +225,11 @@ class LLMBatchRunOperator(BaseOperator):
 
     def records_of(self, context: Context) -> Records:
         """Where the rows come from; nothing is read yet."""
+        from airflow_provider_llmbatch.operators.run_input import (  # noqa: PLC0415 - no DAG file needs it
+            records_of_query,
+            records_of_source,
+        )
+
         del context
         if self.query:
             return records_of_query(self.query, self.sql_conn_id or "")
@@ -243,41 +237,31 @@ class LLMBatchRunOperator(BaseOperator):
 
     def _go_on(self, context: Context) -> dict[str, JsonValue]:
         """Go as far as it goes, and wait, again and again, until the result set is published."""
+        from airflow_provider_llmbatch.operators.run_work import Published, advanced, published  # noqa: PLC0415 - as above
+
         self._kill = SimpleQueue()
         hook = LLMBatchHook(self.llmbatch_conn_id)
         while True:
-            with folding("More files, batches and results", self.log) as log:
-                state = self._run(context, hook, log).advance()
+            state = advanced(
+                context,
+                hook,
+                output=self.output_uri,
+                asked=self.asked,
+                model=self.model,
+                records=self.records_of(context),
+                options=self.options,
+                is_stopping=self._is_killed,
+                log=self.log,
+            )
             if isinstance(state, Published):
-                return self._published(context, state)
+                return published(context, state, output=self.output_uri, log=self.log)
             self._wait(context, hook, state)
-
-    def _run(self, context: Context, hook: LLMBatchHook, log: FilteringBoundLogger) -> Run:
-        output = Folder(path_of(self.output_uri))
-        run = Run(
-            adapter=hook.adapter,
-            output=output,
-            store=MemoryStore(),
-            slot=slot_of(context),
-            attempt=attempt_of(context),
-            source=input_of(
-                self.template,
-                self.records_of(context),
-                model=self.model or hook.default_model,
-                response_format=self.response_format,
-                check=getattr(hook.adapter, "line_check", None),
-                before=partial(check_beforehand, hook.adapter, output, self.options, log),
-            ),
-            options=self.options,
-            timing=hook.timing,
-            log=log,
-            is_stopping=self._is_killed,
-        )
-        return replace(run, store=run_store_of(context, lambda: FolderStore(run.folder)))
 
     def _wait(self, context: Context, hook: LLMBatchHook, waiting: Waiting) -> None:
         if waiting.batch_ids and (url := hook.adapter.console_url(waiting.batch_ids[0])):
             LLMBatchConsoleLink().push(context, url)
+        from airflow_provider_llmbatch.operators.run_work import tell_wait  # noqa: PLC0415 - as above
+
         tell_wait(waiting, hook.adapter, self.min_poll_interval, self.log)
         if self.deferrable and not self._is_killed():
             self._defer(waiting)
@@ -319,21 +303,6 @@ class LLMBatchRunOperator(BaseOperator):
         return cancel_all_if_over(
             context["ti"], waiting.batch_ids, hook.adapter.cancel_batch, seconds=_SECONDS_TO_CANCEL
         )
-
-    def _published(self, context: Context, published: Published) -> dict[str, JsonValue]:
-        manifest = published.manifest
-        told: dict[str, JsonValue] = {
-            "rows": manifest.rows,
-            "outcomes": {str(outcome): count for outcome, count in manifest.outcomes.items()},
-            "usage": manifest.usage.model_dump(mode="json"),
-            "manifest": f"{self.output_uri.rstrip('/')}/{MANIFEST}",
-        }
-        for name in ("outcomes", "usage", "manifest"):
-            context["ti"].xcom_push(key=name, value=told[name])
-        tell_end(manifest, str(told["manifest"]), self.log)
-        if published.error is not None:
-            raise published.error
-        return told
 
 
 def _seconds(given: timedelta | None) -> float | None:

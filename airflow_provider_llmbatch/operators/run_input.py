@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from airflow_provider_llmbatch.core.run.answer_schema import answer_schema
 from airflow_provider_llmbatch.core.run.job import RunInput
@@ -13,11 +13,11 @@ from airflow_provider_llmbatch.core.run.requests import RequestTemplate
 from airflow_provider_llmbatch.core.run.sources import FileSource, file_records, given_records
 from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.hooks.batch import path_of
+from airflow_provider_llmbatch.operators.asked import check_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pydantic import BaseModel
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.adapters.base import Adapter
@@ -26,12 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.sources import Format, Record
     from airflow_provider_llmbatch.core.run.staging import LineCheck
     from airflow_provider_llmbatch.core.storage import Folder
-
-_INLINE: Final = (
-    "source= takes the URI of a file, or several, and not the data itself: what stands in a DAG would go through "
-    "Airflow's database, with every run. Yield prompts, records or requests from a function decorated with "
-    "@task.llmbatch instead."
-)
+    from airflow_provider_llmbatch.operators.asked import Asked
 
 
 @dataclass(frozen=True)
@@ -46,24 +41,6 @@ class Records:
     read: Callable[[tuple[str, ...] | None], Iterable[Record]]
     description: str
     files: Sequence[FileSource] = ()
-
-
-def check_source(source: object) -> None:
-    """Refuse data where a URI belongs.
-
-    :raises ValueError: The source, or one of several, cannot be a URI.
-    """
-    listed = [source] if isinstance(source, str | Mapping) or not isinstance(source, Sequence) else source
-    for each in listed:
-        if isinstance(each, Mapping | bytes | Sequence) and not _may_be_uri(each):
-            raise ValueError(_INLINE)
-    if not listed:
-        raise ValueError("source= is an empty list")
-
-
-def _may_be_uri(source: object) -> bool:
-    """Whether a text is, or a template may render to, one word that names a file: ``Summarize this`` is none."""
-    return isinstance(source, str) and "\n" not in source and any(mark in source for mark in ("/", ".", "\\", "{{"))
 
 
 def records_of_source(source: object, source_format: Format | None) -> Records:
@@ -98,35 +75,11 @@ def records_of_query(query: str, sql_conn_id: str) -> Records:
     return Records(lambda _: given_records(query_rows(sql_conn_id, query), name=name), name)
 
 
-def template_of(
-    *,
-    prompt: str | None,
-    system: str | None,
-    parameters: Mapping[str, Any] | None,
-    key: str | Sequence[str] | None,
-    columns: Sequence[str] | None,
-    endpoint: str,
-) -> RequestTemplate:
-    """What is asked, but for the model and the shape of the answers, which a run adds.
-
-    :raises BatchInputError: A placeholder, or what they are together, cannot work.
-    """
-    return RequestTemplate(
-        prompt=prompt,
-        system=system,
-        parameters=dict(parameters or {}),
-        key=() if key is None else key if isinstance(key, str) else tuple(key),
-        columns=None if columns is None else tuple(columns),
-        endpoint=endpoint,
-    )
-
-
 def input_of(
-    template: RequestTemplate,
+    asked: Asked,
     records: Records,
     *,
     model: str | None,
-    response_format: type[BaseModel] | Mapping[str, Any] | None,
     check: Callable[[], LineCheck | None] | None,
     before: Callable[[RequestTemplate, Records], None],
 ) -> RunInput:
@@ -134,24 +87,32 @@ def input_of(
 
     :param check: Makes what the provider asks of the lines of a part, if anything.
     :param before: What is to be done whenever the input is about to be read.
-    :raises BatchInputError: The shape that answers are to have is none.
+    :raises BatchInputError: What is asked cannot work.
     """
+    template = RequestTemplate(
+        prompt=asked.prompt,
+        system=asked.system,
+        model=model,
+        parameters=asked.parameters,
+        key=asked.key,
+        columns=asked.columns,
+        endpoint=asked.endpoint,
+    )
     shape = None
-    if response_format is not None:
+    if asked.response_format is not None:
         from airflow_provider_llmbatch.core.run.shape import shape_of  # noqa: PLC0415 - slow, and often not needed
 
-        schema, name = answer_schema(response_format)
+        schema, name = answer_schema(asked.response_format)
         template = replace(template, response_schema=schema, schema_name=name)
-        shape = shape_of(response_format if isinstance(response_format, type) else schema)
-    whole = replace(template, model=model)
+        shape = shape_of(asked.response_format if isinstance(asked.response_format, type) else schema)
 
     def rows() -> Iterable[Row]:
-        before(whole, records)
-        return whole.rows(records.read(whole.columns_needed))
+        before(template, records)
+        return template.rows(records.read(template.columns_needed))
 
     return RunInput(
         rows=rows,
-        parameters_sha256=whole.parameters_sha256,
+        parameters_sha256=template.parameters_sha256,
         model=model,
         description=records.description,
         shape=shape,

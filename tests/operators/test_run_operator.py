@@ -339,7 +339,7 @@ def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:
     )
     task.render_template_fields({"ds": "2026-11-24"})  # type: ignore[typeddict-item] # all that these templates need
     assert (task.source, task.output_uri, task.model) == (["in/2026-11-24.csv"], "out/2026-11-24", "2026-11-24")
-    assert task.template.prompt == "{{ ds }} {text}"
+    assert task.asked.prompt == "{{ ds }} {text}"
 
 
 @pytest.mark.parametrize(
@@ -373,5 +373,5 @@ def test_data_that_come_through_xcom_are_refused_with_what_to_use_instead(operat
 
 def test_it_can_be_copied_and_pickled_until_it_runs(operator: Any) -> None:
     task = operator(response_format=Sentiment)
-    assert copy.deepcopy(task).response_format is Sentiment
-    assert pickle.loads(pickle.dumps(task)).template == task.template  # noqa: S301 - of our own
+    assert copy.deepcopy(task).asked.response_format is Sentiment
+    assert pickle.loads(pickle.dumps(task)).asked == task.asked  # noqa: S301 - of our own
