@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.manifest import Manifest
 
 _ROWS: Final = "rows"
+_NOT_RECORDED: Final = -1
 
 
 def input_of(job: Job) -> tuple[IndexRecord, Stage | None]:
@@ -143,10 +144,14 @@ class _Choice:
             changes.insert(0, _ROWS)
         if changes:
             return self._changed(old, new, stage, changes)
-        if self.job.options.on_clear == "restart":
+        if self.job.options.on_clear == "restart" and self._is_cleared_since(old):
             self.job.log.info("The task was cleared, its input is the same, and on_clear is restart: paying anew")
             return self._replaced(old, new, stage)
         return self._resumed(old, new, stage)
+
+    def _is_cleared_since(self, old: IndexRecord) -> bool:
+        attempt = self.job.attempt
+        return attempt.was_cleared if old.max_tries == _NOT_RECORDED else old.max_tries != attempt.max_tries
 
     def _changed(
         self, old: IndexRecord, new: IndexRecord, stage: Stage, changes: list[str]
@@ -257,7 +262,7 @@ def _index_of(manifest: Manifest) -> IndexRecord:
         state="published",
         generation=1,
         stage_id="gone",
-        max_tries=-1,
+        max_tries=_NOT_RECORDED,
         parameters_sha256=manifest.fingerprints.parameters,
         model=manifest.fingerprints.model,
         rows_sha256=manifest.fingerprints.rows,

@@ -16,7 +16,7 @@ from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.run.old_batches import cancel_all, open_batches
 from airflow_provider_llmbatch.core.run.parts import state_of
 from airflow_provider_llmbatch.core.run.round import Round, Waiting
-from airflow_provider_llmbatch.core.run.verdict import Shortfall, error_of_set
+from airflow_provider_llmbatch.core.run.verdict import error_of_set
 from airflow_provider_llmbatch.errors import ResultSetError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.parts import PartState
     from airflow_provider_llmbatch.core.run.records import IndexRecord
     from airflow_provider_llmbatch.core.run.stage import Stage
+    from airflow_provider_llmbatch.core.run.verdict import Shortfall
     from airflow_provider_llmbatch.errors import LLMBatchError
 
 __all__ = ["Published", "Run", "RunInput", "Waiting"]
@@ -76,7 +77,8 @@ class Run(Job):
                 "billed. Clear the task: it publishes again what can still be had."
             )
         states = [state_of(self, index, part) for part in stage.parts] if stage is not None else []
-        shortfall = shortfall_of(states, running=()) if states else Shortfall()
+        submitted = [state.record.batch_id for state in states if state.lines is not None and state.record is not None]
+        shortfall = shortfall_of(states, running=tuple(filter(None, submitted)))
         return self._concluded(index, stage, manifest, shortfall, states)
 
     def _concluded(

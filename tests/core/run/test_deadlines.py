@@ -88,10 +88,13 @@ def test_a_cancelled_batch_that_never_ends_is_given_up_and_may_be_landed_after_a
 def test_without_cancel_on_deadline_a_batch_is_left_running(task: Task, provider: MemoryProvider) -> None:
     run = task.run(1, deadline=HOUR, cancel_on_deadline=False, max_rows_per_batch=5)
     task.clock.now = waiting(run).deadline
-    assert "batch-1 may still run, and be billed." in str(published(run).error)
+    end = published(run)
+    assert "batch-1 may still run, and be billed." in str(end.error)
+    again = task.run(2, deadline=HOUR, cancel_on_deadline=False, max_rows_per_batch=5)
+    assert str(published(again).error) == str(end.error)
     assert "cancel_batch" not in provider.calls
     provider.end("batch-1")
-    cleared = task.run(2, max_tries=3, deadline=HOUR, cancel_on_deadline=False, max_rows_per_batch=5)
+    cleared = task.run(3, max_tries=3, deadline=HOUR, cancel_on_deadline=False, max_rows_per_batch=5)
     assert published(cleared).manifest.outcomes == {"succeeded": 5}
 
 

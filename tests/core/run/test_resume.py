@@ -152,6 +152,13 @@ def test_a_published_set_serves_a_retry_that_has_no_record_of_it(task: Task, pro
     assert len(provider.submitted) == 3
 
 
+def test_a_retry_without_a_record_pays_for_nothing_even_if_a_clear_would(task: Task, provider: MemoryProvider) -> None:
+    manifest = end_all(task.run(1, on_clear="restart"), provider).manifest
+    task.store = MemoryStore()
+    assert published(task.run(2, on_clear="restart")).manifest == manifest
+    assert len(provider.submitted) == 3
+
+
 def test_the_records_may_lie_beside_the_stage(task: Task, provider: MemoryProvider) -> None:
     store = FolderStore(Folder(task.folder / "ledger"))
     task.store = store
