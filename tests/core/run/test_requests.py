@@ -223,15 +223,18 @@ def test_a_text_is_a_prompt_by_itself_and_a_column_for_a_template() -> None:
             f'{{"url":"{CHAT}"}}',
             "is no ready request, which it must be without a prompt= for its columns: Expected `object`, got `null`",
         ),
-        (
-            RequestTemplate(parameters={"temperature": 0}),
-            f'{{"url":"{CHAT}","body":{{}}}}',
-            "is a ready request, in which parameters= has no place",
-        ),
-        (
-            RequestTemplate(system="Be brief."),
-            f'{{"url":"{CHAT}","body":{{}}}}',
-            "is a ready request, in which system= has no place",
+        *(
+            (
+                RequestTemplate(**given),
+                f'{{"url":"{CHAT}","body":{{}}}}',
+                f"is a ready request, in which {name}= has no place",
+            )
+            for name, given in {
+                "parameters": {"parameters": {"temperature": 0}},
+                "system": {"system": "Be brief."},
+                "key": {"key": "id"},
+                "columns": {"columns": ["a"]},
+            }.items()
         ),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",

@@ -58,10 +58,21 @@ def test_a_row_that_fits_no_batch_is_named(limits: SplitLimits, problem: str, fo
     )
 
 
-@pytest.mark.parametrize("limits", [SplitLimits(2, 1_000), SplitLimits(9, 214), SplitLimits(9, 1_000, max_tokens=20)])
-def test_a_part_of_exactly_its_limits_is_full(limits: SplitLimits, folder: Folder) -> None:
-    stage = staged(folder, [made(number, text="x" * 10) for number in range(3)], limits)
-    assert [(part.rows, part.bytes, part.tokens) for part in stage.parts] == [(2, 214, 20), (1, 107, 10)]
+@pytest.mark.parametrize(
+    ("limits", "one_less"),
+    [
+        (SplitLimits(2, 1_000), SplitLimits(1, 1_000)),
+        (SplitLimits(9, 214), SplitLimits(9, 213)),
+        (SplitLimits(9, 1_000, max_tokens=20), SplitLimits(9, 1_000, max_tokens=19)),
+    ],
+)
+def test_a_part_takes_exactly_what_it_may(limits: SplitLimits, one_less: SplitLimits, folder: Folder) -> None:
+    rows = [made(number, text="x" * 10) for number in range(3)]
+    assert [(part.rows, part.bytes, part.tokens) for part in staged(folder, rows, limits).parts] == [
+        (2, 214, 20),
+        (1, 107, 10),
+    ]
+    assert [part.rows for part in staged(folder, rows, one_less).parts] == [1, 1, 1]
 
 
 def test_more_models_than_one_run_can_keep_apart_are_refused(folder: Folder) -> None:
