@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
@@ -200,6 +200,22 @@ def test_answers_that_do_not_add_up_to_the_input_publish_nothing(tmp_path: Path,
     assert read_manifest(Folder(tmp_path / "out")) is None
 
 
+def test_parts_that_do_not_add_up_to_the_input_publish_nothing(tmp_path: Path) -> None:
+    staged = Staged([{0: b""}])
+    staged.rows = 2
+    with pytest.raises(ResultSetError, match="The result set would have 1 rows with an outcome, but the input has 2"):
+        published(tmp_path, staged, {(0, 1): answer(0, "succeeded", 1)})
+    assert read_manifest(Folder(tmp_path / "out")) is None
+
+
+def test_the_manifest_names_every_model_that_answered(tmp_path: Path) -> None:
+    lines = [answer(n, "succeeded" if n < 3 else "failed", 1) for n in range(4)]
+    named = [line.replace(b"answering-1", b"m-%d" % (n % 2 + n // 3 * 5)) for n, line in enumerate(lines)]
+    lines = [*named, answer(4, "succeeded", 1).replace(b'"answering-1"', b"null")]
+    manifest = published(tmp_path, Staged([dict.fromkeys(range(5), b"")]), {(0, 1): b"".join(lines)})
+    assert manifest.models == ("m-0", "m-1")
+
+
 class Swapped(Staged):
     """A stage whose rows are in another order than its parts say."""
 
@@ -343,6 +359,7 @@ def best(history: list[tuple[str, int]]) -> tuple[str, int]:
     return history[-1]
 
 
+@settings(max_examples=50)  # each writes, and syncs, up to a dozen files
 @given(data=st.data())
 def test_every_row_comes_out_once_in_order_with_its_best_answer(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
