@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import sqlite3
 import threading
 import time
 import uuid
@@ -180,6 +181,47 @@ def test_an_answer_that_does_not_fit_the_model_is_invalid_and_what_fits_is_parse
         ("invalid", None, answers[1]),
         ("invalid", None, answers[2]),
     ]
+
+
+def test_parquet_goes_in_and_comes_out_with_only_the_columns_that_are_wanted(
+    operator: Any, server: GatedServer, output: Path, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = {"id": [7, 8], "text": ["seven", "eight"], "more": ["x", "y"]}
+    parquet.write_table(pytest.importorskip("pyarrow").table(table), tmp_path / "in.parquet")
+    server.let_pass(2)
+    task = operator(source=str(tmp_path / "in.parquet"), columns=["text"], output_format="parquet", deferrable=False)
+    assert task.execute(first_try(task)[0])["rows"] == 2
+    [part] = json.loads((output / "manifest.json").read_text())["parts"]
+    rows = parquet.read_table(output / part["uri"]).to_pylist()
+    assert [(json.loads(row["key"]), json.loads(row["input"]), row["outcome"]) for row in rows] == [
+        (7, {"text": "seven"}, "succeeded"),
+        (8, {"text": "eight"}, "succeeded"),
+    ]
+
+
+class Database:
+    """As much of a database's hook as a query takes."""
+
+    def get_conn(self) -> sqlite3.Connection:
+        return sqlite3.connect(":memory:")
+
+    def run(self) -> None: ...
+
+
+def test_the_rows_of_a_query_are_asked_and_its_literals_are_told_nowhere(
+    operator: Any, server: GatedServer, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow.sdk.BaseHook.get_hook", lambda conn_id: {"warehouse": Database()}[conn_id])
+    server.let_pass(2)
+    query = "SELECT 1 AS id, 'secret text' AS text UNION SELECT 2, 'more' ORDER BY id"
+    task = operator(source=None, query=query, sql_conn_id="warehouse", deferrable=False, columns=[])
+    task.execute(first_try(task)[0])
+    assert [(row["key"], row["text"]) for row in rows_of(output)] == [
+        (1, "Say it again: secret text"),
+        (2, "Say it again: more"),
+    ]
+    assert "secret text" not in (output / "manifest.json").read_text()
 
 
 def test_without_a_model_the_connections_is_asked(
