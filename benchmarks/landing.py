@@ -113,10 +113,10 @@ def in_fresh_process(side: str, python: Path, folder: Path) -> dict[str, float]:
 def prepare(folder: Path, url: str, client: httpx.Client, count: int, *, peers: bool) -> None:
     """Stage the input, run its batches, and the same for the peer that needs ids of its own."""
     import structlog
+
     from airflow_provider_llmbatch.core.run.requests import Row as InputRow
     from airflow_provider_llmbatch.core.run.sources import Origin
     from airflow_provider_llmbatch.core.run.stage import SplitLimits, write_stage
-
     from airflow_provider_llmbatch.core.storage import Folder
 
     origin = Origin("generated")
@@ -178,13 +178,13 @@ def measured(side: str, about: dict[str, Any]) -> dict[str, float]:
 
 def ours(about: dict[str, Any], *, response_format: Any = None, kind: str = "jsonl") -> Callable[[], int]:
     import structlog
-    from airflow_provider_llmbatch.core.run.stage import Stage
 
     from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
     from airflow_provider_llmbatch.core.run.answers import land
     from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
     from airflow_provider_llmbatch.core.run.publish import publish as publish_set
     from airflow_provider_llmbatch.core.run.shape import shape_of
+    from airflow_provider_llmbatch.core.run.stage import Stage
     from airflow_provider_llmbatch.core.run.tables import check_format
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.models import Batch
