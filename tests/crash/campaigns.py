@@ -62,20 +62,22 @@ class Provider:
         self._client = client
         self._engine = engine
 
-    def batches_of(self, keys: set[str]) -> int:
-        return sum((batch["metadata"] or {}).get("llmbatch_key") in keys for batch in self._batches())
-
     def asked_of(self, scenario: Scenario) -> dict[str, int]:
         return self._engine.asked_of(scenario)
 
-    def _batches(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def batches_of(self, scenario: Scenario, *, since: int) -> int:
+        """How many batches of a run there are.
+
+        :param since: When it began, in seconds since 1970; the list is not read any further.
+        """
+        count = 0
+        after: dict[str, str] = {}
         while True:
-            after = {"after": found[-1]["id"]} if found else {}
             page = self._client.http.get("/batches", params={"limit": "100", **after}).json()
-            found += page["data"]
-            if not page["has_more"]:
-                return found
+            count += sum((batch["metadata"] or {}).get("scenario") == scenario.name for batch in page["data"])
+            if not page["has_more"] or page["data"][-1]["created_at"] < since:
+                return count
+            after = {"after": page["data"][-1]["id"]}
 
 
 @contextmanager
@@ -142,53 +144,81 @@ def workers(log: Path) -> Iterator[Workers]:
         running.close()
 
 
-def crash_run(seed: int, server: Provider, crew: Workers, folder: Path, *, kill_at: int = 0) -> Report:
-    """One run whose worker is killed again and again.
+@dataclass(frozen=True)
+class Undisturbed:
+    """How a run ends that nobody disturbs.
 
-    :param kill_at: The step of the first and only kill; by default up to four kills are drawn, and now and then a
-        person clears the task.
+    :param results: The rows of its set.
+    :param asked: How often each request was asked.
+    :param steps: What its worker might have been killed at.
     """
-    name = f"killed-{seed}-{kill_at}"
-    undisturbed, steps = _undisturbed(seed, f"{name}-alone", server, crew, folder)
-    dice = random.Random(f"kills {seed}")
+
+    results: list[dict[str, Any]]
+    asked: dict[str, int]
+    batches: int
+    steps: list[str]
+
+
+def undisturbed(seed: int, name: str, server: Provider, crew: Workers, folder: Path) -> Undisturbed:
     scenario = Scenario.drawn(seed, name)
+    begun = int(time.time())
+    code, told = crew.work(server, scenario, folder / name)
+    assert (code, told.get("error")) == (0, None), (seed, told)
+    return Undisturbed(
+        scenario.results(folder / name / "out"),
+        server.asked_of(scenario),
+        server.batches_of(scenario, since=begun),
+        told["steps"],
+    )
+
+
+def killed_once(seed: int, step: int, alone: Undisturbed, server: Provider, crew: Workers, folder: Path) -> Report:
+    """One run whose worker is killed at a step, counted from 1, and not again."""
+    return _crashed(Scenario.drawn(seed, f"killed-{seed}-at-{step}"), seed, [step], alone, server, crew, folder)
+
+
+def killed_often(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
+    """One run whose worker is killed up to four times, and whose task a person clears now and then."""
+    alone = undisturbed(seed, f"killed-{seed}-alone", server, crew, folder)
+    dice = random.Random(f"kills {seed}")
+    steps = [dice.randint(1, len(alone.steps)) for _ in range(dice.randint(1, MOST_KILLS))]
+    return _crashed(Scenario.drawn(seed, f"killed-{seed}"), seed, steps, alone, server, crew, folder, clears=dice)
+
+
+def _crashed(
+    scenario: Scenario,
+    seed: int,
+    steps: list[int],
+    alone: Undisturbed,
+    server: Provider,
+    crew: Workers,
+    folder: Path,
+    clears: random.Random | None = None,
+) -> Report:
     report = Report(seed, rows=len(scenario.rows))
-    planned = [kill_at] if kill_at else [dice.randint(1, steps) for _ in range(dice.randint(1, MOST_KILLS))]
+    place = folder / scenario.name
     max_tries = FIRST_MAX_TRIES
-    for step in [*planned, 0, 0]:
+    begun = int(time.time())
+    for step in [*steps, 0]:
         report.tries += 1
-        code, told = crew.work(
-            server,
-            scenario,
-            folder / scenario.name,
-            try_number=report.tries,
-            max_tries=max_tries,
-            kill_at=step,
-        )
-        if "killed" in told:
-            report.kills.append(told["killed"])
-        elif code == 0:
+        code, told = crew.work(server, scenario, place, try_number=report.tries, max_tries=max_tries, kill_at=step)
+        if "killed" not in told:
             break
-        if not kill_at and dice.random() < 0.2:
-            max_tries += 1
-    assert code == 0, (seed, planned, report, code, told)
-    _compare(report, server, scenario, folder / scenario.name / "out", undisturbed)
+        report.kills.append(told["killed"])
+        max_tries += clears is not None and clears.random() < 0.2
+    assert code == 0, (seed, steps, report, code, told)
+    _compare(report, server, scenario, place / "out", alone, since=begun)
     return report
 
 
-def steps_of(seed: int, server: Provider, crew: Workers, folder: Path) -> int:
-    """How many steps the run of a seed takes when nobody disturbs it."""
-    return _undisturbed(seed, f"steps-{seed}", server, crew, folder)[1]
-
-
-def fault_run(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
+def broken(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
     """One run whose calls are broken on the way to the provider, and which is retried as often as it takes."""
-    name = f"broken-{seed}"
-    undisturbed, _ = _undisturbed(seed, f"{name}-alone", server, crew, folder)
-    scenario = Scenario.drawn(seed, name)
+    alone = undisturbed(seed, f"broken-{seed}-alone", server, crew, folder)
+    scenario = Scenario.drawn(seed, f"broken-{seed}")
     report = Report(seed, rows=len(scenario.rows))
     place = folder / scenario.name
     place.mkdir(parents=True)
+    begun = int(time.time())
     with fault_proxy(server.url) as proxy, _impatient_adapter(proxy.url, server.api_key) as adapter:
         drawn = draw_faults(proxy, seed)
         end = None
@@ -202,7 +232,7 @@ def fault_run(seed: int, server: Provider, crew: Workers, folder: Path) -> Repor
                     raise
         report.faults = drawn.struck()
     assert end is not None, (seed, report)
-    _compare(report, server, scenario, place / "out", undisturbed)
+    _compare(report, server, scenario, place / "out", alone, since=begun)
     return report
 
 
@@ -217,33 +247,11 @@ def _impatient_adapter(url: str, key: str) -> Iterator[OpenAIAdapter]:
         adapter.close()
 
 
-@dataclass(frozen=True)
-class _Undisturbed:
-    results: list[dict[str, Any]]
-    asked: dict[str, int]
-    batches: int
-
-
-def _undisturbed(seed: int, name: str, server: Provider, crew: Workers, folder: Path) -> tuple[_Undisturbed, int]:
-    scenario = Scenario.drawn(seed, name)
-    place = folder / scenario.name
-    code, told = crew.work(server, scenario, place)
-    assert (code, told.get("error")) == (0, None), (seed, told)
-    results = scenario.results(place / "out")
-    return _Undisturbed(results, server.asked_of(scenario), _batches_in(place / "out")), told["steps"]
-
-
-def _batches_in(output: Path) -> int:
-    manifest = json.loads((output / "manifest.json").read_text())
-    return sum(len(part["attempts"]) for part in manifest["parts"])
-
-
-def _compare(report: Report, server: Provider, scenario: Scenario, output: Path, undisturbed: _Undisturbed) -> None:
+def _compare(
+    report: Report, server: Provider, scenario: Scenario, output: Path, alone: Undisturbed, *, since: int
+) -> None:
     asked = server.asked_of(scenario)
-    assert asked.keys() == undisturbed.asked.keys()
-    report.duplicates += sum(asked[text] != times for text, times in undisturbed.asked.items())
-    manifest = json.loads((output / "manifest.json").read_text())
-    keys = {attempt["key"] for part in manifest["parts"] for attempt in part["attempts"]}
-    report.duplicates += server.batches_of(keys) - undisturbed.batches
-    results = scenario.results(output)
-    report.lost += sum(ours != theirs for ours, theirs in zip(results, undisturbed.results, strict=True))
+    report.duplicates += sum(asked[text] != times for text, times in alone.asked.items())
+    report.duplicates += abs(server.batches_of(scenario, since=since) - alone.batches)
+    report.lost += sum(ours != theirs for ours, theirs in zip(scenario.results(output), alone.results, strict=True))
+    assert len(list((output / "data").iterdir())) == 1, (scenario, "a set that nobody published was left behind")

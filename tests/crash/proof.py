@@ -25,12 +25,12 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
-from crash.campaigns import crash_run, fault_run, provider, steps_of, workers
+from crash.campaigns import broken, killed_often, killed_once, provider, undisturbed, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from crash.campaigns import Provider, Report, Workers
+    from crash.campaigns import Provider, Report, Undisturbed, Workers
 
 AT_A_TIME = 2
 SWEPT = 184
@@ -86,33 +86,33 @@ class Crews:
         print(campaign.row(), flush=True)  # noqa: T201 - for whoever waits
         return campaign
 
-    def steps(self, server: Provider, folder: Path) -> int:
+    def undisturbed(self, server: Provider, folder: Path) -> Undisturbed:
         crew = self._idle.get()
         try:
-            return steps_of(SWEPT, server, crew, folder)
+            return undisturbed(SWEPT, "alone", server, crew, folder)
         finally:
             self._idle.put(crew)
 
 
-def proved(killed: int, broken: int) -> list[Campaign]:
+def proved(kills: int, breaks: int) -> list[Campaign]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(provider(folder / "server"))
         crews = Crews(folder, stack)
         runs = folder / "runs"
-        steps = crews.steps(server, runs)
+        alone = crews.undisturbed(server, runs)
         return [
             crews.run(
                 "killed once, at each step of one run",
-                lambda step, crew: crash_run(SWEPT, server, crew, runs, kill_at=step),
-                range(1, steps + 1),
+                lambda step, crew: killed_once(SWEPT, step, alone, server, crew, runs),
+                range(1, len(alone.steps) + 1),
             ),
             crews.run(
                 "killed at up to four random steps, cleared now and then",
-                lambda seed, crew: crash_run(seed, server, crew, runs),
-                range(killed),
+                lambda seed, crew: killed_often(seed, server, crew, runs),
+                range(kills),
             ),
-            crews.run("calls broken", lambda seed, crew: fault_run(seed, server, crew, runs), range(broken)),
+            crews.run("calls broken", lambda seed, crew: broken(seed, server, crew, runs), range(breaks)),
         ]
 
 

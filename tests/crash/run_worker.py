@@ -35,16 +35,16 @@ _CALLS = ("create_file", "retrieve_file", "delete_file", "create_batch", "retrie
 
 
 class Steps:
-    """Counts steps, names the last one in a file, and dies at the one it is told."""
+    """Counts steps, and dies at the one it is told, after naming it in a file."""
 
     def __init__(self, kill_at: int, report: Path) -> None:
-        self.taken = 0
+        self.taken: list[str] = []
         self._kill_at = kill_at
         self._report = report
 
     def take(self, name: str) -> None:
-        self.taken += 1
-        if self.taken == self._kill_at:
+        self.taken.append(name)
+        if len(self.taken) == self._kill_at:
             self._report.write_text(json.dumps({"killed": name}))
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -88,7 +88,7 @@ def work(
     max_tries: int = FIRST_MAX_TRIES,
     kill_at: int = 0,
 ) -> int:
-    """Try a run to its end; returns the exit code, and leaves the number of steps in the report."""
+    """Try a run to its end; returns the exit code, and leaves the steps that it took in the report."""
     steps = Steps(kill_at, Path(report))
     adapter = adapter_of(url, key)
     look = adapter.retrieve_batch

@@ -49,6 +49,7 @@ class Scenario:
                 "max_rows_per_batch": dice.randint(2, 4),
                 "max_parallel_batches": dice.randint(1, 3),
                 "cleanup": dice.choice(["inputs", "all", "none"]),
+                "metadata": {"scenario": name},
                 "keep_stage": dice.random() < 0.2,
             },
             folder_store=dice.random() < 0.5,
