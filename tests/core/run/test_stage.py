@@ -212,6 +212,7 @@ def test_every_split_of_every_input_merges_back_to_the_same_rows_within_the_limi
         again = lines(stage, part, 2)
         assert again == [request for request in requests if int(request["custom_id"]) in wanted]
         assert subset.rows == len(again)
+        assert list(stage.ordinals(part, 2)) == sorted(wanted)
 
     assert merged == {number: {"model": model, "text": text} for number, (model, text) in enumerate(rows)}
     assert list(merged) == list(range(len(rows))) or len({model for model, _ in rows}) > 1
@@ -228,14 +229,14 @@ def test_memory_holds_buffers_and_not_the_input(folder: Folder) -> None:
     text = "x" * 5_000
 
     def rows() -> Iterator[Row]:
-        for number in range(8_000):
+        for number in range(4_000):
             yield made(number, text=text, key=b"%d" % number)
 
     tracemalloc.start()
     try:
-        stage = staged(folder, rows(), SplitLimits(3_000, 100_000_000))
+        stage = staged(folder, rows(), SplitLimits(1_500, 100_000_000))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert stage.bytes > 40_000_000
+    assert stage.bytes > 20_000_000
     assert peak < 6_000_000
