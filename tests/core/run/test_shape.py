@@ -135,6 +135,7 @@ TREE = {"type": "object", "properties": {"child": {"$ref": "#"}}, "additionalPro
         {"type": "object", "additionalProperties": {"type": "string"}},
         {"enum": [1, 2]},
         {"enum": ["a"], "const": "a"},
+        {"enum": ["a"], "minLength": 3},
         {"type": "integer", "enum": ["a"]},
         {"type": ["string", "integer"]},
         {"type": "number", "maximum": 2**53},
