@@ -27,6 +27,10 @@ LLMBatchError(Exception)
   QuotaExceededError
   RequestRefusedError
     NotFoundError
+  ResultSetError
+  StageGoneError
+  StorageError, retriable
+  UnansweredRowsError
   UnavailableError, retriable
     BrokenTransferError, retriable
     RateLimitError, retriable

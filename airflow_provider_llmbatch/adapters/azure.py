@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from airflow_provider_llmbatch.adapters.azure_address import Address, address_of
 from airflow_provider_llmbatch.adapters.base import Limits
+from airflow_provider_llmbatch.adapters.body_parameters import AZURE_PARAMETERS, PARAMETERS
 from airflow_provider_llmbatch.adapters.entra import EntraAuthorization, Identity
 from airflow_provider_llmbatch.adapters.http import HttpClient, TransportSettings
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings, checked_headers
@@ -162,6 +163,15 @@ class AzureAdapter(OpenAIAdapter):
             output_expires_after=output_expires_after,
         )
         return batch.model_copy(update={"endpoint": endpoint})  # the answer's may be null, or chat's for responses
+
+    @override
+    def known_parameters(self, endpoint: str) -> frozenset[str] | None:
+        known = PARAMETERS.get(f"/v1{endpoint.removeprefix('/v1')}") if self._address.is_azure else None
+        return known and known | AZURE_PARAMETERS
+
+    @override
+    def check_model(self, model: str) -> None:
+        """Nothing: lines name deployments, and the key to a resource cannot list those."""
 
     @override
     def _expiry_fields(self, seconds: int) -> dict[str, str]:

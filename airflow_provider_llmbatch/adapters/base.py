@@ -162,6 +162,18 @@ class Adapter(ABC):
     def ping(self) -> str:
         """Make one cheap call that needs the key; say in a sentence what was found."""
 
+    def known_parameters(self, endpoint: str) -> frozenset[str] | None:
+        """The names that the body of a request may have; ``None`` where nobody can tell."""
+        del endpoint
+        return None
+
+    def check_model(self, model: str) -> None:  # noqa: B027 - most providers cannot be asked
+        """Ask whether a model can be used, where the provider can be asked.
+
+        :raises BatchInputError: It certainly cannot.
+        :raises LLMBatchError: It cannot be told.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Give the sockets back. The adapter must not be used afterwards."""

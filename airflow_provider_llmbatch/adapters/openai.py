@@ -19,6 +19,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from typing_extensions import override
 
 from airflow_provider_llmbatch.adapters.base import Adapter, Limits
+from airflow_provider_llmbatch.adapters.body_parameters import PARAMETERS
 from airflow_provider_llmbatch.adapters.http import BLOCK_BYTES, Call, HttpClient, TransportSettings
 from airflow_provider_llmbatch.adapters.refusals import lost_answer
 from airflow_provider_llmbatch.errors import (
@@ -44,6 +45,7 @@ _CONSOLE_URL: Final = "https://platform.openai.com/batches/{batch_id}"
 _STATUSES: Final = frozenset(get_args(BatchStatus))
 _BATCHES_PER_PAGE: Final = 100
 _FILES_PER_PAGE: Final = 1_000
+_NO_SUCH_MODEL: Final = "model_not_found"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -213,6 +215,30 @@ class OpenAIAdapter(Adapter):
         batches = list(self.list_batches(limit=1))
         found = f"the newest batch is {batches[0].id} ({batches[0].status})" if batches else "it has no batches yet"
         return f"{self._http.title} accepts the {self._accepts}, and {found}."
+
+    @override
+    def known_parameters(self, endpoint: str) -> frozenset[str] | None:
+        return PARAMETERS.get(endpoint) if self._is_openai else None
+
+    @override
+    def check_model(self, model: str) -> None:
+        try:
+            self._http.send(Call("GET", f"/models/{_segment(model)}", f"look up the model {model}"))
+        except NotFoundError as error:
+            # A server that does not know this path says 404 as well, but not that it is the model that is missing.
+            if not self._is_openai and error.code != _NO_SUCH_MODEL:
+                raise
+            refused = BatchInputError(
+                f"{self._http.title} does not serve the model {model!r} to this connection (404 {error.code or ''}). "
+                "Nothing was uploaded or billed. A retry would find the same: correct the model's name, or choose a "
+                "connection that serves it.",
+                status_code=error.status_code,
+                code=error.code,
+                request_id=error.request_id,
+            )
+        else:
+            return
+        raise refused
 
     @override
     def close(self) -> None:

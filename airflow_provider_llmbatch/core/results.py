@@ -8,7 +8,7 @@ batch.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -18,7 +18,7 @@ from airflow_provider_llmbatch.errors import BrokenTransferError, RequestRefused
 from airflow_provider_llmbatch.models import Outcome, Result, ResultError, ResultResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from structlog.typing import FilteringBoundLogger
 
@@ -70,11 +70,44 @@ _decode_body = msgspec.json.Decoder(_Body, strict=False).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 
 
-def merge_results(adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger) -> Iterator[Result]:
+class Named(Protocol):
+    custom_id: str
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+@overload
+def merge_results(
+    adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger, ids: Iterable[str] | None = None
+) -> Iterator[Result]: ...
+
+
+@overload
+def merge_results(
+    adapter: Adapter,
+    batch: Batch,
+    *,
+    log: FilteringBoundLogger,
+    ids: Iterable[str] | None = None,
+    quick: Callable[[bytes], NamedT | None] | None,
+) -> Iterator[Result | NamedT]: ...
+
+
+def merge_results(
+    adapter: Adapter,
+    batch: Batch,
+    *,
+    log: FilteringBoundLogger,
+    ids: Iterable[str] | None = None,
+    quick: Callable[[bytes], Any] | None = None,
+) -> Iterator[Any]:
     """Every request of an ended batch with its one outcome, in no particular order.
 
     A line that cannot be read costs that request its answer, and is warned of.
 
+    :param ids: Of all requests, where the caller knows them; else the input file must tell who lacks a result.
+    :param quick: A shorter way through a line, which takes the place of its result; ``None`` where it has none.
     :raises BrokenTransferError: Less of a result file arrived than there is; nothing is lost, a retry reads it again.
     :raises UnexpectedAnswerError: Something else than a result file arrived.
     :raises LLMBatchError: A result file cannot be had.
@@ -83,24 +116,31 @@ def merge_results(adapter: Adapter, batch: Batch, *, log: FilteringBoundLogger) 
     readable = True
     for file_id in dict.fromkeys((batch.output_file_id, batch.error_file_id)):  # some servers name one file twice
         if file_id:
-            readable = (yield from _results_of_file(adapter, file_id, batch, seen, log)) and readable
+            readable = (yield from _results_of_file(adapter, file_id, batch, seen, log, quick)) and readable
     # Servers that do not count send 0, so that says nothing; and who does not name what never ran may not count it.
     total = batch.request_counts.total
     uncounted = not total or (not adapter.names_unexecuted and batch.status != "completed")
-    if not readable or len(seen) < total or uncounted:
-        yield from _missing(adapter, batch, seen, log)
+    if ids is not None or not readable or len(seen) < total or uncounted:
+        yield from _missing(adapter, batch, seen, log, ids)
 
 
 def _results_of_file(
-    adapter: Adapter, file_id: str, batch: Batch, seen: set[str], log: FilteringBoundLogger
-) -> Generator[Result, None, bool]:
+    adapter: Adapter,
+    file_id: str,
+    batch: Batch,
+    seen: set[str],
+    log: FilteringBoundLogger,
+    quick: Callable[[bytes], Any] | None,
+) -> Generator[Any, None, bool]:
     """What a file holds for requests that are not seen yet; returns whether every line could be read."""
     lines = _Lines(adapter.file_content(file_id))
     warn = _Warnings(log)
     readable = unreadable = last_unreadable = 0
     for number, line in lines.numbered():
         try:
-            result, problem = _result_and_problem(line, batch.endpoint)
+            result, problem = quick(line) if quick is not None else None, None
+            if result is None:
+                result, problem = _result_and_problem(line, batch.endpoint)
         except (ValueError, RecursionError) as error:
             unreadable, last_unreadable = unreadable + 1, number
             warn(f"Line {number} of {file_id} cannot be read ({error}): its request counts as missing")
@@ -184,14 +224,19 @@ def _check_whole(adapter: Adapter, file_id: str, lines: _Lines, *, cut_off: bool
     )
 
 
-def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBoundLogger) -> Iterator[Result]:
-    """The requests that no result names, from the input file."""
+def _missing(
+    adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBoundLogger, ids: Iterable[str] | None
+) -> Iterator[Result]:
+    """The requests that no result names, from the caller's ids, else from the input file."""
     count = 0
     gone = not batch.input_file_id
     untold = None if adapter.names_unexecuted else _UNEXECUTED.get(batch.status)
     outcome, code, why = untold or ("missing", *_MISSING)
+    total = batch.request_counts.total if ids is None else 0
+    if ids is None:
+        ids = _ids_of_input(adapter, batch.input_file_id) if batch.input_file_id else ()
     try:
-        for custom_id in _ids_of_input(adapter, batch.input_file_id) if batch.input_file_id else ():
+        for custom_id in ids:
             if custom_id not in seen:
                 seen.add(custom_id)
                 count += 1
@@ -200,11 +245,11 @@ def _missing(adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBound
         gone = True
     if count:
         log.warning(f"{count:,} requests have no result of {batch.id} that can be read: their outcome is {outcome}")
-    lacking = batch.request_counts.total - len(seen)
+    lacking = total - len(seen)
     if lacking > 0:
         why = f"since the input file {batch.input_file_id} is gone" if gone else "not even from the input file"
         log.warning(
-            f"{lacking:,} of {batch.request_counts.total:,} requests are in neither result file, and their names "
+            f"{lacking:,} of {total:,} requests are in neither result file, and their names "
             f"are not to be had, {why}: compare the ids with your input"
         )
 

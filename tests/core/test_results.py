@@ -182,6 +182,43 @@ def test_an_outage_while_the_input_is_read_is_one() -> None:
         merged(files, batch_of(total=2, error_file_id=None))
 
 
+def test_ids_that_the_caller_knows_take_the_place_of_the_input_file() -> None:
+    files = Files({OUTPUT: good("a") + good("stranger"), ERRORS: b""})
+    with capture_logs() as lines:
+        batch = batch_of(total=9, input_file_id="file-deleted")
+        results = list(merge_results(cast("Adapter", files), batch, log=structlog.get_logger(), ids=["a", "b"]))
+    assert [(result.custom_id, result.outcome) for result in results] == [
+        ("a", "succeeded"),
+        ("stranger", "succeeded"),
+        ("b", "missing"),
+    ]
+    assert files.read == [OUTPUT, ERRORS]
+    assert [line["event"] for line in lines] == [
+        "1 requests have no result of batch_1 that can be read: their outcome is missing"
+    ]
+
+
+def test_known_ids_are_looked_at_even_where_the_counts_say_that_none_lacks() -> None:
+    files = Files({OUTPUT: good("a") + good("stranger")})
+    batch = batch_of(total=2, error_file_id=None)
+    results = merge_results(cast("Adapter", files), batch, log=structlog.get_logger(), ids=["a", "b"])
+    assert [result.custom_id for result in results] == ["a", "stranger", "b"]
+
+
+def test_a_line_may_be_read_in_a_shorter_way_and_still_counts_once() -> None:
+    class Short:
+        custom_id = "a"
+
+    files = Files({OUTPUT: good("a") + good("b") + good("a"), INPUT: b""})
+    results = merge_results(
+        cast("Adapter", files),
+        batch_of(total=2, error_file_id=None),
+        log=structlog.get_logger(),
+        quick=lambda line: Short() if b'"a"' in line else None,
+    )
+    assert [type(result) for result in results] == [Short, Result]
+
+
 # Bad lines.
 
 

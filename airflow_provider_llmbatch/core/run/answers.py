@@ -1,0 +1,164 @@
+"""The answers of one batch, landed in the stage: every row that was asked for with exactly one outcome.
+
+Lines are ``{"ordinal", "again", "outcome", "text", …}``, in the order in which the provider gave them. What stands
+before ``outcome`` is for the run alone; the rest is the row's end in the published set, which is made by splicing
+bytes. The texts of answers are never decoded on the way unless a shape must read them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from airflow_provider_llmbatch.core.jsonl import read_blocks, split_lines
+from airflow_provider_llmbatch.core.results import merge_results
+from airflow_provider_llmbatch.core.run.answer_lines import AnswerLines, error_of_batch
+from airflow_provider_llmbatch.core.run.content import quick_answer
+from airflow_provider_llmbatch.core.run.tokens import Tokens
+from airflow_provider_llmbatch.models import Outcome, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from structlog.typing import FilteringBoundLogger
+
+    from airflow_provider_llmbatch.adapters.base import Adapter
+    from airflow_provider_llmbatch.core.run.content import Answered
+    from airflow_provider_llmbatch.core.run.shape import Shape
+    from airflow_provider_llmbatch.core.run.stage import Ordinals
+    from airflow_provider_llmbatch.core.storage import Folder
+    from airflow_provider_llmbatch.models import Batch, Usage
+
+_BUFFERED_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Landed:
+    """What came back of one attempt at a part.
+
+    :param outcomes: They add up to the rows that were asked for.
+    :param usage: Tokens, summed over the rows, or the provider's own sum where rows tell nothing.
+    :param unresolved: Rows that have no answer, and may get one in another attempt.
+    :param bytes: Of the file of answers.
+    :param reasons: How often each error code stands in it; not known of what was landed before.
+    """
+
+    outcomes: Mapping[Outcome, int]
+    usage: Usage
+    unresolved: array[int]
+    bytes: int
+    reasons: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+
+def answers_name(part: int, attempt: int) -> str:
+    """The file of an attempt's answers in the stage."""
+    return f"part-{part:05}.answers-{attempt}.jsonl"
+
+
+def land(
+    adapter: Adapter,
+    batch: Batch,
+    *,
+    part: int,
+    attempt: int,
+    ordinals: Ordinals,
+    folder: Folder,
+    shape: Shape | None = None,
+    model: str | None = None,
+    keep_body: bool = False,
+    log: FilteringBoundLogger,
+) -> Landed:
+    """Write the answers of an ended batch into the stage, whole or not at all; landing again is harmless.
+
+    A batch that the provider failed as a whole fails each of its rows with the batch's own code.
+
+    :param ordinals: The rows that were submitted in this attempt.
+    :param shape: What a text must fit; one that does not is ``invalid``, and kept.
+    :param model: What was asked for, for rows whose answer names no model.
+    :param keep_body: Whether each answer's whole body is kept beside its fields.
+    :raises BrokenTransferError: Less of a result file arrived than there is; a retry reads it again.
+    :raises UnexpectedAnswerError: Something else than a result file arrived.
+    :raises LLMBatchError: A result file cannot be had, or the stage cannot be written.
+    """
+    landing = AnswerLines(adapter.provider, batch, attempt, ordinals, shape, model or batch.model, keep_body=keep_body)
+    pieces: list[bytes] = []
+    pending = written = 0
+    with folder.write(answers_name(part, attempt)) as stream:
+        quick = None if keep_body else quick_answer
+        for line in landing.lines(_results(adapter, batch, ordinals, quick, log)):
+            pieces.append(line)
+            pending += len(line)
+            if pending >= _BUFFERED_BYTES:
+                written += stream.write(b"".join(pieces))
+                pieces.clear()
+                pending = 0
+        written += stream.write(b"".join(pieces))
+    if landing.strangers:
+        log.warning(f"{landing.strangers:,} results of {batch.id} name no request of it: left out")
+    tokens = landing.tokens
+    usage = tokens.as_usage() if tokens.total or batch.usage is None else batch.usage
+    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written, dict(landing.reasons))
+
+
+def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
+    """What was landed before, from its file alone; ``None`` if there is none. The batch's own usage is not in it."""
+    name = answers_name(part, attempt)
+    size = folder.size(name)
+    if size is None:
+        return None
+    outcomes: Counter[Outcome] = Counter()
+    unresolved = array("Q")
+    tokens = Tokens()
+    with folder.read(name) as stream:
+        for line in split_lines(read_blocks(stream)):
+            kept = _decode_kept(line)
+            outcomes[kept.outcome] += 1
+            if kept.again:
+                unresolved.append(kept.ordinal)
+            if kept.usage is not None:
+                tokens.add(kept.usage.tokens())
+    return Landed(dict(outcomes), tokens.as_usage(), array("Q", sorted(unresolved)), size)
+
+
+def _results(
+    adapter: Adapter,
+    batch: Batch,
+    ordinals: Ordinals,
+    quick: Callable[[bytes], Answered | None] | None,
+    log: FilteringBoundLogger,
+) -> Iterator[Result | Answered]:
+    if batch.status == "failed" and not batch.has_results:
+        error = error_of_batch(batch)
+        return (Result(str(ordinal), "failed", None, error) for ordinal in ordinals)
+    return merge_results(adapter, batch, ids=map(str, ordinals), quick=quick, log=log)
+
+
+class _Cached(msgspec.Struct, gc=False):
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class _KeptUsage(msgspec.Struct, gc=False):
+    input_tokens: int
+    input_tokens_details: _Cached
+    output_tokens: int
+    output_tokens_details: _Cached
+    total_tokens: int
+
+    def tokens(self) -> Tokens:
+        cached, reasoning = self.input_tokens_details.cached_tokens, self.output_tokens_details.reasoning_tokens
+        return Tokens(self.input_tokens, cached, self.output_tokens, reasoning, self.total_tokens)
+
+
+class _Kept(msgspec.Struct, gc=False):
+    ordinal: int
+    again: bool
+    outcome: Outcome
+    usage: _KeptUsage | None = None
+
+
+_decode_kept = msgspec.json.Decoder(_Kept).decode
