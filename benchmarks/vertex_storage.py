@@ -36,6 +36,7 @@ MAX_MEGABYTES = 64
 TARGET = f"{MAX_MEGABYTES} MB above the start"
 BLOCK_BYTES = 256 * 1024  # what an adapter reads of a source at a time
 BUCKET = "benchmark"
+PATIENCE = 600.0  # seconds; the emulator takes its time to write a gigabyte
 PEER = "google-cloud-storage"
 
 
@@ -57,7 +58,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         running_gcs(Path(folder) / "objects") as gcs,
-        upload_sessions(gcs, seconds=600) as front,
+        upload_sessions(gcs, seconds=PATIENCE) as front,
     ):
         source = Path(folder) / "input.jsonl"
         write_requests(source, options.bytes)
@@ -139,7 +140,7 @@ def upload_from_filename(*, chunk_size: int | None) -> Callable[[], int]:
     blob = _blob(chunk_size)
 
     def transfer() -> int:
-        blob.upload_from_filename(os.environ["BENCHMARK_SOURCE"])
+        blob.upload_from_filename(os.environ["BENCHMARK_SOURCE"], timeout=PATIENCE)
         return blob.size
 
     return transfer
@@ -149,7 +150,7 @@ def upload_from_string() -> Callable[[], int]:
     blob = _blob(None)
 
     def transfer() -> int:
-        blob.upload_from_string(Path(os.environ["BENCHMARK_SOURCE"]).read_bytes())
+        blob.upload_from_string(Path(os.environ["BENCHMARK_SOURCE"]).read_bytes(), timeout=PATIENCE)
         return blob.size
 
     return transfer
@@ -159,7 +160,7 @@ def download_to_filename() -> Callable[[], int]:
     blob = _blob(None)
 
     def transfer() -> int:
-        blob.download_to_filename(os.environ["BENCHMARK_LANDED"])
+        blob.download_to_filename(os.environ["BENCHMARK_LANDED"], timeout=PATIENCE)
         return Path(os.environ["BENCHMARK_LANDED"]).stat().st_size
 
     return transfer
@@ -169,7 +170,12 @@ def _bucket():  # noqa: ANN202 - its type would import our part, and its memory,
     from airflow_provider_llmbatch.adapters.http import TransportSettings
     from airflow_provider_llmbatch.adapters.vertex.storage import Bucket
 
-    bucket = Bucket(BUCKET, authorization=None, transport=TransportSettings(), storage_url=os.environ["BENCHMARK_URL"])
+    bucket = Bucket(
+        BUCKET,
+        authorization=None,
+        transport=TransportSettings(timeout=PATIENCE),
+        storage_url=os.environ["BENCHMARK_URL"],
+    )
     list(bucket.list(limit=1))  # the first call makes what is made once
     return bucket
 
