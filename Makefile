@@ -18,7 +18,7 @@ DONE := $(VENV)/.done
 BIN := $(VENV)/bin
 SOURCES := $(shell find $(PACKAGE) -type f ! -name '*.pyc' | LC_ALL=C sort) $(wildcard README.md LICENSE)
 
-AIRFLOW_FACING := $(addprefix tests/,example_dags hooks links operators packaging/test_provider_info.py sensors triggers)
+AIRFLOW_FACING := $(addprefix tests/,decorators example_dags hooks links operators packaging/test_provider_info.py sensors triggers)
 
 # -qq: errors only; mirrors and caches make pip warn of much that is nobody's business here.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
@@ -27,12 +27,13 @@ INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
 requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-ui test test-lowest test-airflow-facing install constraints clean FORCE
+.PHONY: help demo demo-ui proof test test-lowest test-airflow-facing install constraints clean FORCE
 
 help:
 	@echo 'make demo         a real batch through Airflow, on a real model on this machine; PROVIDER=azure: as Azure OpenAI'
 	@echo 'make demo-ui      the same in the web interface of Airflow, until Ctrl-C'
 	@echo 'make test         lint, types, layers and all tests, against the built wheel'
+	@echo 'make proof        hundreds of killed and broken runs, whose figures go into docs/failures.md'
 	@echo 'make test-lowest  the part of the tests that faces Airflow, on Airflow $(LOWEST)'
 	@echo 'make install      only the virtual environment $(VENV), as the demo needs it'
 	@echo 'make constraints  resolve $(CONSTRAINTS) anew (needs uv)'
@@ -62,6 +63,12 @@ test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm $(DONE)/p
 	@$(BIN)/lint-imports --no-cache > $(DONE)/layers.log || { cat $(DONE)/layers.log; exit 1; }
 	@echo 'Tests'
 	@LLMBATCH_TEST_WHEEL="$$(ls $(VENV)/wheel/*.whl)" $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Some ten minutes: what make test runs a sample of.
+proof: export PYTHONSAFEPATH = 1
+proof: $(DONE)/package $(DONE)/test-tools
+	@echo 'Killing workers and breaking calls, some hundreds of runs (about ten minutes)'
+	@PYTHONPATH=tests $(BIN)/python tests/crash/proof.py --document docs/failures.md
 
 # An environment of its own, without model and LiteLLM, which have nothing to do with Airflow's version.
 test-lowest:

@@ -16,6 +16,8 @@
     │   └── BrokenTransferError      … an upload or download ended early
     ├── LostAnswerError              a batch may exist: look before creating again
     ├── LedgerError                  the record of what was paid for is unreadable: nothing was done
+    ├── StageGoneError               what was paid for can no longer be joined to its rows
+    ├── UnansweredRowsError          read the published set: too many of its rows have no good answer
     ├── ResultSetError               a stage or a manifest is not what was written: nothing was published
     ├── StorageError                 wait and retry: a file of the source, the stage or the output is out of reach
     └── BatchNotCompletedError       read the partial results
@@ -159,6 +161,16 @@ class LedgerError(LLMBatchError):
     retriable = True
 
 
+class StageGoneError(LLMBatchError):
+    """Raised when a run's own copy of its input is gone while batches made of it were paid for, and nothing else can
+    tell which row each answer belongs to."""
+
+
+class UnansweredRowsError(LLMBatchError):
+    """Raised after a result set was published, when more of its rows than ``on_failed_rows`` allows have no good
+    answer."""
+
+
 class ResultSetError(LLMBatchError):
     """Raised when a manifest cannot be read, or outcomes do not add up to the input: nothing was published, and what
     was paid for stays where it is."""
@@ -176,7 +188,7 @@ class StorageError(LLMBatchError):
 class BatchNotCompletedError(LLMBatchError):
     """Raised when a batch ended, or was given up on, without being completed.
 
-    :param batch_id: The batch, whose partial results may be downloaded.
+    :param batch_id: The batch, whose partial results may be downloaded; empty where none was created.
     """
 
     def __init__(self, message: str, *, batch_id: str, code: str | None = None) -> None:

@@ -28,7 +28,9 @@ LLMBatchError(Exception)
   RequestRefusedError
     NotFoundError
   ResultSetError
+  StageGoneError
   StorageError, retriable
+  UnansweredRowsError
   UnavailableError, retriable
     BrokenTransferError, retriable
     RateLimitError, retriable

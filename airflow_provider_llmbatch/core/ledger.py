@@ -37,13 +37,15 @@ class MemoryStore:
         self._values[key] = value
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What a ledger keeps; unknown fields are refused, since a later release may mean more by them."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # as in ``models``
 
     schema_version: Literal[1] = 1
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     """An upload.
 
     :param sha256: Of the content, in hexadecimal.
@@ -55,7 +57,7 @@ class FileRecord(_Record):
     file_id: str | None = None
 
 
-class BatchRecord(_Record):
+class BatchRecord(Record):
     """A submission.
 
     :param number: Counts the submissions of the same input, from 1.
@@ -65,6 +67,8 @@ class BatchRecord(_Record):
     :param max_tries: Of the task instance; a clear changes it, a retry does not.
     :param queued_since: When the provider's queue was first found full, in seconds since 1970.
     :param queue_refusals: How often it was, since then.
+    :param content: What a run's batch is made of, where the input file's id does not tell.
+    :param stopped: Why a run cancelled it, written before it did.
     """
 
     number: int
@@ -76,6 +80,8 @@ class BatchRecord(_Record):
     batch_id: str | None = None
     queued_since: float | None = None
     queue_refusals: int | None = None
+    content: str | None = None
+    stopped: Literal["deadline"] | None = None
 
     @model_validator(mode="after")
     def _created_has_a_batch(self) -> Self:
@@ -85,7 +91,7 @@ class BatchRecord(_Record):
         return self
 
 
-RecordT = TypeVar("RecordT", FileRecord, BatchRecord)
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 class Ledger(Generic[RecordT]):

@@ -83,6 +83,8 @@ class BatchJob:
     """What a batch is asked for.
 
     :param metadata: The user's own pairs; the package adds one of its own.
+    :param content: What tells these requests from all others of the slot, for a caller whose input file may have to be
+        uploaded anew under another id; if ``None``, the input file's id does.
     """
 
     input_file_id: str
@@ -90,6 +92,13 @@ class BatchJob:
     completion_window: str = "24h"
     metadata: Mapping[str, str] = field(default_factory=dict)
     output_expires_after: int | None = None
+    content: str | None = None
+
+    def is_of(self, record: BatchRecord) -> bool:
+        """Whether a record tells of these requests."""
+        if self.content is None:
+            return record.input_file_id == self.input_file_id
+        return record.content == self.content
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,27 @@ def submit_batch(
     return _Submission(adapter, ledger, slot, job, attempt, timing, log).batch()
 
 
+def find_batch(
+    adapter: Adapter,
+    ledger: Ledger[BatchRecord],
+    slot: Slot,
+    job: BatchJob,
+    *,
+    attempt: Attempt,
+    timing: Timing,
+    log: FilteringBoundLogger,
+) -> Batch | None:
+    """The batch of a creation whose end is not recorded, if it made one; creates nothing.
+
+    :raises LLMBatchError: The provider cannot be asked.
+    """
+    record = ledger.read()
+    if record is None or record.state != "intended":
+        return None
+    submission = _Submission(adapter, ledger, slot, job, attempt, timing, log)
+    return submission.found(record)
+
+
 @dataclass(frozen=True)
 class _Submission:
     adapter: Adapter
@@ -162,7 +192,7 @@ class _Submission:
         earlier = self.ledger.read()
         if earlier is not None and earlier.max_tries != self.attempt.max_tries:
             earlier = earlier.model_copy(update={"queued_since": None, "queue_refusals": None})  # a clear waits anew
-        if earlier is not None and earlier.input_file_id != self.job.input_file_id:
+        if earlier is not None and not self.job.is_of(earlier):
             self.log.info(
                 f"The batch of an earlier try was made from {earlier.input_file_id}: the input is another one now"
             )
@@ -175,6 +205,10 @@ class _Submission:
             return self._create(earlier, in_doubt=earlier.state == "intended")
         recorded = self._recorded(earlier, earlier.batch_id)
         return recorded or self._create(self._intent(earlier.number + 1, earlier), in_doubt=False)
+
+    def found(self, record: BatchRecord) -> Batch | None:
+        batch = self._look(record)
+        return self._keep(record, batch) if batch is not None else None
 
     def _create_or_adopt(self) -> Batch:
         """The first of our submissions that is still of use, found by looking, since no record tells of them."""
@@ -222,8 +256,9 @@ class _Submission:
     def _intent(self, number: int, earlier: BatchRecord | None = None) -> BatchRecord:
         return BatchRecord(
             number=number,
-            key=self.slot.key("batch", str(number), self.job.input_file_id),
+            key=self.slot.key("batch", str(number), self.job.content or self.job.input_file_id),
             input_file_id=self.job.input_file_id,
+            content=self.job.content,
             state="intended",
             intended_at=self.timing.clock(),
             max_tries=self.attempt.max_tries,
@@ -236,7 +271,12 @@ class _Submission:
             if in_doubt and (found := self._look(record)):
                 return self._keep(record, found)
             record = record.model_copy(
-                update={"state": "intended", "intended_at": self.timing.clock(), "max_tries": self.attempt.max_tries}
+                update={
+                    "state": "intended",
+                    "intended_at": self.timing.clock(),
+                    "max_tries": self.attempt.max_tries,
+                    "input_file_id": self.job.input_file_id,
+                }
             )
             # From Airflow 3.3 on this write fails for an attempt that was superseded, which then creates nothing.
             self.ledger.write(record)

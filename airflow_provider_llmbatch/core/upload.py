@@ -30,6 +30,7 @@ def submit_file(
     checked: CheckedInput,
     *,
     filename: str | None = None,
+    content: str | None = None,
     expires_after: int | None = None,
     attempt: Attempt,
     log: FilteringBoundLogger,
@@ -38,8 +39,9 @@ def submit_file(
 
     :param filename: The name at the provider. If ``None``, one that tells slot and content, by which an upload whose
         answer was lost is found again; with a name of the user's own it is repeated, which costs nothing.
+    :param content: What the name tells instead of the content, for a caller that must not share files between jobs.
     """
-    name = filename or f"{slot.key('file', checked.sha256)}.jsonl"
+    name = filename or f"{slot.key('file', content or checked.sha256)}.jsonl"
     record = ledger.read()
     same = record is not None and record.sha256 == checked.sha256 and record.filename == name
     file = _recorded_file(adapter, record, log) if same and record else None

@@ -1,0 +1,1 @@
+"""The whole job: any input, submitted exactly once, one complete result set."""

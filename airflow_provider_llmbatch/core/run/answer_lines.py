@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NULL: Final = b"null"
 _WORDS_KEPT: Final = 1_000
+_MOST_REASONS: Final = 100  # that are told apart
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,6 +45,7 @@ class AnswerLines:
         self.outcomes: Counter[Outcome] = Counter()
         self.tokens = Tokens()
         self.strangers = 0
+        self.reasons: Counter[str] = Counter()
         self._unresolved = array("Q")
         self._ordinals = ordinals
         self._shape = shape
@@ -94,6 +96,7 @@ class AnswerLines:
                 parsed = self._fitted(self._shape, content)
             except MisfitError as misfit:
                 outcome, error = "invalid", _encode(ResultError(misfit.code, str(misfit)))
+                self.reasons[misfit.code] += 1
         self.outcomes[outcome] += 1
         return self._line(ordinal, outcome, content, parsed, error)
 
@@ -110,6 +113,9 @@ class AnswerLines:
         if outcome == "missing" and self._error_of_batch is not None:
             outcome, error = "failed", self._error_of_batch
         self.outcomes[outcome] += 1
+        code = (error.code if error else None) or outcome
+        if code in self.reasons or len(self.reasons) < _MOST_REASONS:
+            self.reasons[code] += 1
         again = outcome != "failed" or is_retriable(error, status)
         if again:
             self._unresolved.append(ordinal)

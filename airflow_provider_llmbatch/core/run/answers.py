@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -44,12 +44,14 @@ class Landed:
     :param usage: Tokens, summed over the rows, or the provider's own sum where rows tell nothing.
     :param unresolved: Rows that have no answer, and may get one in another attempt.
     :param bytes: Of the file of answers.
+    :param reasons: How often each error code stands in it; not known of what was landed before.
     """
 
     outcomes: Mapping[Outcome, int]
     usage: Usage
     unresolved: array[int]
     bytes: int
+    reasons: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 def answers_name(part: int, attempt: int) -> str:
@@ -99,7 +101,7 @@ def land(
         log.warning(f"{landing.strangers:,} results of {batch.id} name no request of it: left out")
     tokens = landing.tokens
     usage = tokens.as_usage() if tokens.total or batch.usage is None else batch.usage
-    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written)
+    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written, dict(landing.reasons))
 
 
 def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:

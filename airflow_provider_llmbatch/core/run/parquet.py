@@ -39,7 +39,9 @@ def parquet_records(stream: BinaryIO, origin: Origin, columns: Collection[str] |
             for item in _in_microseconds(batch).to_pylist(maps_as_pydicts="strict"):
                 number += 1
                 yield Record(encoded(item, origin, number), origin, number)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, and not of what is on it
         raise BatchInputError(
             f"{origin.name} cannot be read as Parquet ({type(error).__name__}: {error}), after {number:,} records. "
             "Nothing was uploaded or billed."

@@ -1,0 +1,127 @@
+"""The end of a run: publish, say what that means, and only then clean up, each step harmless to repeat."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
+from airflow_provider_llmbatch.core.run.publish import publish
+from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
+from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_llmbatch.core.run.job import Job
+    from airflow_provider_llmbatch.core.run.manifest import Manifest
+    from airflow_provider_llmbatch.core.run.parts import PartState
+    from airflow_provider_llmbatch.core.run.records import IndexRecord, LandedRecord
+    from airflow_provider_llmbatch.core.run.stage import Stage
+
+
+def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState]) -> Manifest:
+    """Publish what was landed, and let the index say so."""
+    now = job.timing.clock()
+    if index.publish_id is None:
+        # Into the index before anything is written: whoever follows a process that dies then writes to the same place.
+        moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S")
+        index = index.model_copy(update={"publish_id": f"{moment}-{secrets.token_hex(4)}"})
+        job.index.write(index)
+    manifest = publish(
+        stage,
+        job.output,
+        answers=stage.folder,
+        attempts={
+            state.part.number: [_entry(number, landed) for number, landed in enumerate(state.landings, 1)]
+            for state in states
+        },
+        facts=_facts(job, index),
+        publish_id=index.publish_id or "",
+        published_at=int(now),
+        kind=job.options.format,
+        log=job.log,
+    )
+    job.index.write(index.model_copy(update={"state": "published"}))
+    job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}")
+    return manifest
+
+
+def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...]) -> Shortfall:
+    """What was left undone, as the ledger tells.
+
+    :param running: Batches that had not ended when their deadline was long past.
+    """
+    refused: list[tuple[str, str]] = []
+    late: list[str] = list(running)
+    unsent = 0
+    for state in states:
+        last = state.landings[-1] if state.landings else None
+        if last is not None and last.stopped == "refused":
+            refused.append((last.batch_id, last.reason or ""))
+        elif last is not None and last.stopped == "deadline":
+            late.append(last.batch_id)
+        if state.lines is not None and (state.record is None or state.record.batch_id not in running):
+            unsent += state.lines.rows
+    return Shortfall(tuple(refused), tuple(late), running, unsent)
+
+
+def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[PartState]) -> None:
+    """After success: what nobody needs any more, at the provider and in the stage. What fails is only warned of.
+
+    The stage goes last: where it is gone, everything else is.
+    """
+    kind = job.options.cleanup
+    file_ids: dict[str, None] = {}
+    if kind != "none":
+        attempts = (attempt for part in manifest.parts for attempt in part.attempts)
+        file_ids |= dict.fromkeys(attempt.file_id for attempt in attempts if attempt.file_id)
+    if kind == "all":
+        landings = (landed for state in states for landed in state.landings)
+        file_ids |= dict.fromkeys(file_id for landed in landings for file_id in landed.result_file_ids)
+    for file_id in file_ids:
+        try:
+            job.adapter.delete_file(file_id)
+        except NotFoundError:
+            continue  # by an earlier try, or it expired
+        except LLMBatchError as error:
+            job.log.warning(f"{file_id} could not be deleted at the provider: {error}")
+    if job.options.keep_stage:
+        return
+    tries = range(1, job.attempt.try_number + 1)
+    left_behind = {str(number) for number in tries} | {f"{index.generation}-{number}" for number in tries}
+    for stage_id in sorted(left_behind | {index.stage_id}):
+        job.forget_stage(stage_id)
+
+
+def _facts(job: Job, index: IndexRecord) -> RunFacts:
+    slot = job.slot
+    return RunFacts(
+        run=RunIdentity(
+            key=job.key,
+            namespace=slot.namespace,
+            dag_id=slot.dag_id,
+            run_id=slot.run_id,
+            task_id=slot.task_id,
+            map_index=slot.map_index,
+        ),
+        provider=job.adapter.provider,
+        source=job.source.description,
+        fingerprints=Fingerprints(rows=index.rows_sha256 or "", parameters=index.parameters_sha256, model=index.model),
+        started_at=int(index.started_at),
+    )
+
+
+def _entry(number: int, landed: LandedRecord) -> AttemptEntry:
+    return AttemptEntry(
+        attempt=number,
+        file_id=landed.file_id,
+        batch_id=landed.batch_id,
+        key=landed.key,
+        status=landed.status,
+        outcomes=landed.outcomes,
+        usage=landed.usage,
+        created_at=landed.created_at,
+        ended_at=landed.ended_at,
+    )
