@@ -142,7 +142,7 @@ def test_without_a_record_the_batches_of_an_earlier_try_are_found_by_their_keys(
     waiting(task.run(1))
     task.store = MemoryStore()
     assert waiting(task.run(2)).batch_ids == ("batch-1", "batch-2", "batch-3")
-    assert (len(provider.submitted), task.clock.slept) == (3, [120.0])
+    assert (len(provider.submitted), task.clock.slept, provider.calls.count("list_batches")) == (3, [120.0], 1)
     assert end_all(task.run(2), provider).manifest.outcomes == {"succeeded": 5}
 
 
