@@ -77,6 +77,7 @@ def get_provider_info() -> dict[str, object]:
                     f"{_PACKAGE}.operators.file",
                     f"{_PACKAGE}.operators.batch",
                     f"{_PACKAGE}.operators.results",
+                    f"{_PACKAGE}.operators.run",
                 ],
             }
         ],
@@ -84,10 +85,15 @@ def get_provider_info() -> dict[str, object]:
         "triggers": [
             {
                 "integration-name": _INTEGRATION,
-                "python-modules": [f"{_PACKAGE}.triggers.batch", f"{_PACKAGE}.triggers.queue"],
+                "python-modules": [
+                    f"{_PACKAGE}.triggers.batch",
+                    f"{_PACKAGE}.triggers.queue",
+                    f"{_PACKAGE}.triggers.run",
+                ],
             }
         ],
         "hooks": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.hooks.batch"]}],
+        "task-decorators": [{"name": "llmbatch", "class-name": f"{_PACKAGE}.decorators.run.llmbatch_task"}],
         "extra-links": [f"{_PACKAGE}.links.batch.LLMBatchConsoleLink"],
         "connection-types": [
             {

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.polling import is_refusal
 from airflow_provider_llmbatch.errors import LLMBatchError
+from airflow_provider_llmbatch.models import Batch, RequestCounts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.core.polling import Look
-    from airflow_provider_llmbatch.models import Batch
 
 _BAR_WIDTH: Final = 20
 
@@ -37,8 +40,7 @@ class Progress:
 
         :param now: In seconds since 1970.
         """
-        is_seen_again = bool(self._outages)
-        self._outages.clear()
+        is_seen_again = self.outage_is_over()
         counts = batch.request_counts
         seen = (batch.provider_status or batch.status, counts.total, counts.completed, counts.failed)
         if seen == self._said and not is_seen_again:
@@ -46,11 +48,13 @@ class Progress:
         self._said = seen
         if not counts.total:
             return f"Batch {batch.id} is {seen[0]}"
-        done = min(counts.done, counts.total)  # counts are approximate while a batch runs
-        filled = done * _BAR_WIDTH // counts.total
-        bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-        parts = [f"{counts.done:,}/{counts.total:,} done", f"{counts.failed:,} failed", *_pace(batch, now)]
-        return f"[{bar}] {done * 100 // counts.total:4}%  {', '.join(parts)}"
+        return _line(counts, *_paces([batch], now))
+
+    def outage_is_over(self) -> bool:
+        """Whether there was one until now."""
+        there_was = bool(self._outages)
+        self._outages.clear()
+        return there_was
 
     def of_outage(self, error: LLMBatchError) -> str | None:
         """A line when looks begin to fail, or fail in another way, else ``None``."""
@@ -65,16 +69,70 @@ class Progress:
         return None  # nobody looks again, and the task's own error says why
 
 
-def _pace(batch: Batch, now: float) -> list[str]:
-    """Requests per second and the time left, while both can be told."""
+@dataclass
+class JointProgress:
+    """Of several batches together: one line for each change, however many of them changed."""
+
+    _one: Progress = field(default_factory=Progress)
+    _batches: dict[str, Batch] = field(default_factory=dict)
+    _said: tuple[object, ...] = ()
+
+    def report(self, looks: Mapping[str, Look], now: float, log: FilteringBoundLogger) -> None:
+        """Log what a round of looks saw, if that is new; ``now`` in seconds since 1970."""
+        errors = [look for look in looks.values() if isinstance(look, LLMBatchError)]
+        for error in errors:
+            if line := self._one.of_outage(error):
+                log.warning(line)
+        self._batches |= {batch_id: look for batch_id, look in looks.items() if isinstance(look, Batch)}
+        if not self._batches or errors:
+            return
+        statuses = Counter(batch.provider_status or batch.status for batch in self._batches.values())
+        counts = self._counts()
+        is_seen_again = self._one.outage_is_over()
+        if (statuses, counts) == self._said and not is_seen_again:
+            return
+        self._said = (statuses, counts)
+        of_each = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common())
+        if counts.total:
+            log.info(_line(counts, *_paces(self._batches.values(), now)), batches=of_each)
+        elif looks:
+            log.info(f"Batches: {of_each}")
+
+    def _counts(self) -> RequestCounts:
+        each = [batch.request_counts for batch in self._batches.values()]
+        return RequestCounts(
+            total=sum(counts.total for counts in each),
+            completed=sum(counts.completed for counts in each),
+            failed=sum(counts.failed for counts in each),
+        )
+
+
+def _line(counts: RequestCounts, *paces: str) -> str:
+    done = min(counts.done, counts.total)  # counts are approximate while a batch runs
+    filled = done * _BAR_WIDTH // counts.total
+    bar = "#" * filled + "." * (_BAR_WIDTH - filled)
+    parts = [f"{counts.done:,}/{counts.total:,} done", f"{counts.failed:,} failed", *paces]
+    return f"[{bar}] {done * 100 // counts.total:4}%  {', '.join(parts)}"
+
+
+def _paces(batches: Iterable[Batch], now: float) -> list[str]:
+    """Requests per second of all that run, and the time that the last of them takes, as far as they can be told."""
+    paces = [pace for batch in batches if not batch.is_terminal if (pace := _pace(batch, now))]
+    rate, left = sum(rate for rate, _ in paces), max((left for _, left in paces), default=0.0)
+    if not rate:
+        return []
+    told = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.3g}/h"
+    return [told, f"about {_duration(left)} left"] if left > 0 else [told]
+
+
+def _pace(batch: Batch, now: float) -> tuple[float, float] | None:
+    """Requests per second, and the seconds left, if they can be told."""
     counts = batch.request_counts
     elapsed = now - batch.in_progress_at if batch.in_progress_at is not None else 0.0
-    if batch.is_terminal or not counts.done or elapsed <= 0:
-        return []
+    if not counts.done or elapsed <= 0:
+        return None
     rate = counts.done / elapsed
-    pace = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.3g}/h"
-    left = (counts.total - counts.done) / rate
-    return [pace, f"about {_duration(left)} left"] if left > 0 else [pace]
+    return rate, (counts.total - counts.done) / rate
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """What the core needs of a path, and how a file appears under its final name only when it is whole.
 
-``Folder`` has the files of a run, on this machine or in an object store, with the same few verbs for both. Nothing is
-listed, so a store that shows new objects late in its lists does no harm.
+``Folder`` has the files of a run, on this machine or in an object store, with the same few verbs for both. Only a
+deletion lists what is there, so a store that shows new objects late in its lists does no harm.
 """
 
 from __future__ import annotations

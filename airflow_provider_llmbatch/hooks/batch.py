@@ -104,6 +104,13 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
 
         return Timing(listing_lag=extra_of(self.connection, CommonExtra).listing_lag)
 
+    @property
+    def default_model(self) -> str | None:
+        """What the connection asks for where nobody names a model."""
+        from airflow_provider_llmbatch.hooks.settings import CommonExtra, extra_of  # noqa: PLC0415 - as above
+
+        return extra_of(self.connection, CommonExtra).model
+
     def create_file(
         self, source: Source, *, purpose: str = "batch", filename: str | None = None, expires_after: int | None = None
     ) -> File:

@@ -13,11 +13,13 @@ from airflow_provider_llmbatch.core.submit import Attempt, Slot
 from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow.sdk import Context
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor
     from pydantic import JsonValue
+
+    from airflow_provider_llmbatch.core.ledger import Store
 
 RecordT = TypeVar("RecordT", FileRecord, BatchRecord)
 
@@ -42,9 +44,20 @@ def ledger_of(context: Context, name: str, record_type: type[RecordT]) -> Ledger
     accessor = context.get("task_state_store")
     if accessor is None:
         return Ledger(MemoryStore(), name, record_type, durable=False)
-    # A store that is emptied when the task succeeds does not know, after a clear, what was paid for.
-    forgets = conf.getboolean("state_store", "clear_on_success", fallback=False)
-    return Ledger(_TaskStateStore(accessor), name, record_type, durable=not forgets)
+    return Ledger(_TaskStateStore(accessor), name, record_type, durable=not _forgets())
+
+
+def run_store_of(context: Context, beside_the_stage: Callable[[], Store]) -> Store:
+    """Where a run keeps its records: in Airflow, where it keeps state for tasks beyond their success, else in files."""
+    accessor = context.get("task_state_store")
+    if accessor is None or _forgets():
+        return beside_the_stage()
+    return _TaskStateStore(accessor)
+
+
+def _forgets() -> bool:
+    """Whether the store is emptied when the task succeeds, and so does not know, after a clear, what was paid for."""
+    return bool(conf.getboolean("state_store", "clear_on_success", fallback=False))
 
 
 def slot_of(context: Context) -> Slot:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from airflow_provider_llmbatch.core.joint_wait import watch_together
 from airflow_provider_llmbatch.core.polling import PollPolicy, Verdict, watch
-from airflow_provider_llmbatch.core.progress import Progress
+from airflow_provider_llmbatch.core.progress import JointProgress, Progress
 from airflow_provider_llmbatch.core.verdict import error_of_end
 from airflow_provider_llmbatch.errors import LLMBatchError
 
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.adapters.base import Adapter
+    from airflow_provider_llmbatch.core.joint_wait import JointVerdict
     from airflow_provider_llmbatch.core.polling import Look
+    from airflow_provider_llmbatch.core.run.run import Waiting
     from airflow_provider_llmbatch.models import Batch
 
 _HOUR: Final = 3600.0
+_LOOKS_AT_ONCE: Final = 8
 
 KillSwitch: TypeAlias = "SimpleQueue[None]"
 """Something in it: the task is being killed.
@@ -79,6 +84,37 @@ def wait_on_worker(
         return verdict
 
 
+def wait_together_on_worker(
+    adapter: Adapter,
+    waiting: Waiting,
+    kill: KillSwitch,
+    *,
+    min_poll_interval: float,
+    max_poll_interval: float,
+    log: FilteringBoundLogger,
+) -> JointVerdict | Killed:
+    """The wait for the batches of a run, without a triggerer."""
+    policy = PollPolicy(waiting.deadline, min_poll_interval, max_poll_interval)
+    rounds = watch_together(waiting.batch_ids, policy, resubmit_at=waiting.resubmit_at, any_end=waiting.any_end)
+    progress = JointProgress()
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="llmbatch") as pool:
+        try:
+            turn = next(rounds)
+            while True:
+                try:
+                    kill.get(timeout=turn.seconds)
+                except Empty:
+                    seen = pool.map(lambda batch_id: _look(adapter, batch_id), turn.batch_ids)
+                    looks = dict(zip(turn.batch_ids, seen, strict=True))
+                else:
+                    return Killed()
+                progress.report(looks, time.time(), log)
+                turn = rounds.send(looks)
+        except StopIteration as end:
+            verdict: JointVerdict = end.value
+            return verdict
+
+
 def _look(adapter: Adapter, batch_id: str) -> Look:
     try:
         return adapter.retrieve_batch(batch_id)
@@ -110,4 +146,12 @@ def given_up(batch_id: str, reason: str | None) -> LLMBatchError:
     return LLMBatchError(
         f"{reason} {batch_id} was not cancelled, and goes on if it had not ended. Clear this task when that is "
         "mended: it then waits for the same batch, and nothing is paid again."
+    )
+
+
+def all_given_up(reason: str | None) -> LLMBatchError:
+    """The error for a run whose batches cannot be looked at any more, whatever they do."""
+    return LLMBatchError(
+        f"{reason} No batch was cancelled, and those that had not ended go on. Clear this task when that is mended: it "
+        "then waits for the same batches, and nothing is paid again."
     )

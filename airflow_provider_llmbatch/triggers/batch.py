@@ -9,38 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 from typing_extensions import override
 
-from airflow_provider_llmbatch.core.polling import Done, GiveUp, Look, PollPolicy, Verdict, watch
+from airflow_provider_llmbatch.core.polling import Done, GiveUp, PollPolicy, Verdict, watch
 from airflow_provider_llmbatch.core.progress import Progress
-from airflow_provider_llmbatch.errors import (
-    AccessRefusedError,
-    ConnectionSettingsError,
-    LLMBatchError,
-    UnavailableError,
-)
-from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.triggers.calls import Eye, after_kill
 from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow.sdk import Connection
     from pydantic import JsonValue
-
-    from airflow_provider_llmbatch.adapters.base import Adapter
-
-# Our own, since the event loop's default pool has six threads on two cores, which every provider's triggers share.
-_LOOKERS: Final = ThreadPoolExecutor(max_workers=16, thread_name_prefix="llmbatch")
-
-# Apart from those that look, so that an outage that holds up the one does not hold up the other.
-_CANCELLERS: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="llmbatch-cancel")
 
 
 class BatchEvent(TypedDict):
@@ -116,36 +98,18 @@ class LLMBatchTrigger(BaseTrigger):
         """Cancel the batch, if it was a person who ended the task. Airflow calls this from 3.3 on."""
         if not self.cancel_on_kill or self.task_instance is None:
             return
-        instance = self.task_instance
-
-        def decide(connection: Connection) -> str:
-            adapter = LLMBatchHook.adapter_of(connection)
-            try:
-                return cancel_if_over(instance, self.batch_id, adapter.cancel_batch)
-            finally:
-                adapter.close()
-
-        try:
-            connection = await LLMBatchHook.aget_connection(self.llmbatch_conn_id)
-            # sync_to_async, since Airflow's own calls find the triggerer's event loop through it.
-            told = await sync_to_async(decide, thread_sensitive=False, executor=_CANCELLERS)(connection)
-        except asyncio.CancelledError:
-            self.log.warning(
-                f"Airflow's time for killing a task ended before it was known what becomes of {self.batch_id}. See at "
-                "the provider whether it goes on, and cancel it there if it is not wanted."
-            )
-            raise
-        except Exception as error:  # noqa: BLE001 - nobody is left to catch anything
-            told = (
-                f"{self.batch_id} goes on: the connection {self.llmbatch_conn_id!r} cannot be used "
-                f"({type(error).__name__}: {error}). Cancel it at the provider if it is not wanted."
-            )
-        self.log.info(told)
+        instance, batch_id = self.task_instance, self.batch_id
+        await after_kill(
+            self.llmbatch_conn_id,
+            batch_id,
+            lambda adapter: cancel_if_over(instance, batch_id, adapter.cancel_batch),
+            self.log,
+        )
 
     async def _verdict(self) -> Verdict:
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
         waiting = watch(policy)
-        eye = _Eye(self.llmbatch_conn_id)
+        eye = Eye(self.llmbatch_conn_id)
         progress = Progress()
         try:
             wait = next(waiting)
@@ -159,43 +123,3 @@ class LLMBatchTrigger(BaseTrigger):
             return verdict
         finally:
             await eye.close()
-
-
-class _Eye:
-    """Looks at batches through a connection, off the event loop; fetches the connection anew after a refusal."""
-
-    def __init__(self, llmbatch_conn_id: str) -> None:
-        self._conn_id = llmbatch_conn_id
-        self._adapter: Adapter | None = None
-
-    async def look(self, batch_id: str) -> Look:
-        try:
-            if self._adapter is None:
-                self._adapter = await self._connect()
-            return await asyncio.get_running_loop().run_in_executor(_LOOKERS, self._adapter.retrieve_batch, batch_id)
-        except AccessRefusedError as error:
-            await self.close()  # the key may have been rotated
-            return error
-        except LLMBatchError as error:
-            return error
-
-    async def _connect(self) -> Adapter:
-        try:
-            connection = await LLMBatchHook.aget_connection(self._conn_id)
-        except AirflowNotFoundException as error:
-            raise ConnectionSettingsError(
-                f"The connection {self._conn_id!r} does not exist any more, so its batch cannot be looked at. The "
-                "batch goes on at the provider. Add the connection again and clear the task, which then waits on."
-            ) from error
-        except Exception as error:  # whatever keeps Airflow from answering is to be borne like an outage
-            raise UnavailableError(
-                f"Airflow did not give the connection {self._conn_id!r} ({type(error).__name__}: {error})."
-            ) from error
-        return await asyncio.get_running_loop().run_in_executor(
-            _LOOKERS, lambda: LLMBatchHook.adapter_of(connection, looking=True)
-        )
-
-    async def close(self) -> None:
-        if self._adapter is not None:
-            adapter, self._adapter = self._adapter, None
-            await asyncio.get_running_loop().run_in_executor(_LOOKERS, adapter.close)

@@ -94,7 +94,9 @@ def test_every_default_is_said(documented: type) -> None:
 def test_what_is_templated_is_said(documented: type[BaseOperator]) -> None:
     rows = rows_of(section_of(documented))
     templated = {name for name, line in rows.items() if "templated" in line}
-    assert templated == set(documented.template_fields) - {OF_EVERY_OPERATOR}
+    # The attribute cannot be called as its parameter, since every operator has an ``output`` of Airflow's own.
+    fields = {{"output_uri": "output"}.get(name, name) for name in documented.template_fields}
+    assert templated == fields - {OF_EVERY_OPERATOR}
 
 
 @pytest.mark.parametrize("hook", [LLMBatchHook, AsyncVerbs], ids=lambda each: each.__name__)

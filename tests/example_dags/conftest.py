@@ -62,11 +62,12 @@ def foreign_batch(echo_server: RunningServer) -> str:
 def examples(
     echo_server: RunningServer, foreign_batch: str, output: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Told:
-    """Every example, run once in a real Airflow, in a process and a home of its own: 20 s, on Airflow 3.2 50 s."""
+    """Every example, run once in a real Airflow, in a process and a home of its own."""
     confs = {
         "nightly_batch_inference": {"output": output.as_uri()},
         "async_tasks": {"output": output.as_uri()},
         "wait_for_batch": {"output": output.as_uri(), "batch_id": foreign_batch},
+        **{dag_id: {"output": (output / dag_id).as_uri()} for dag_id in ("nightly_run", "run_partitions", "decorated")},
     }
     return _run_once(confs, "llmbatch_openai", echo_server, tmp_path_factory.mktemp("airflow_home"))
 

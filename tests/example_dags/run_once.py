@@ -29,6 +29,10 @@ if __name__ == "__main__":
             task.retries = 0  # an error is to be seen now
         run = dag.test(run_conf=conf)
         of_dag |= {"run_id": run.run_id, "state": str(run.state)}
-        of_dag |= {"tasks": {ti.task_id: str(ti.state) for ti in run.get_task_instances()}}
+        # Of a mapped task all instances, by name.
+        states = {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
+        of_dag |= {
+            "tasks": {name if index < 0 else f"{name}_{index}": state for (name, index), state in states.items()}
+        }
         told[dag_id] = of_dag
     Path(answer).write_text(json.dumps(told))

@@ -104,3 +104,49 @@ def test_the_sensor_waits_for_the_batch_and_its_results_are_landed(
         ("row-1", "succeeded"),
         ("row-2", "succeeded"),
     ]
+
+
+def rows_of(manifest: Path) -> list[Told]:
+    """The rows of a published set, as a reader finds them: through its manifest."""
+    parts = json.loads(manifest.read_text())["parts"]
+    return [json.loads(line) for part in parts for line in (manifest.parent / part["uri"]).read_text().splitlines()]
+
+
+def test_the_nightly_run_answers_every_review_once_and_the_engine_echo_fits_no_label(
+    examples: Told, example_dags: Path, output: Path
+) -> None:
+    run = examples["nightly_run"]
+    assert (run["schedule"], run["catchup"], run["retries"]) == ("0 1 * * *", False, [2])
+    assert run["upstream"] == {"classify": [], "report": ["classify"]}
+    assert (run["state"], run["tasks"]) == ("success", dict.fromkeys(run["upstream"], "success"))
+    with (example_dags / "data" / "product_reviews.csv").open(newline="", encoding="utf-8") as table:
+        reviews = list(csv.DictReader(table))
+    rows = rows_of(output / "nightly_run" / run["run_id"] / "manifest.json")
+    assert [(row["key"], row["input"], row["outcome"], row["parsed"]) for row in rows] == [
+        (review["review_id"], {"review": review["review"], "truth": review["truth"]}, "invalid", None)
+        for review in reviews
+    ]
+
+
+def test_each_of_ten_partitions_has_a_manifest_of_its_own(examples: Told, example_dags: Path, output: Path) -> None:
+    run = examples["run_partitions"]
+    mapped = [f"summarize_{number}" for number in range(10)]
+    assert (run["state"], run["tasks"]) == ("success", dict.fromkeys(["partitions", *mapped, "collect"], "success"))
+    manifests = sorted((output / "run_partitions" / run["run_id"]).glob("partition=*/summaries/manifest.json"))
+    assert len(manifests) == 10
+    with (example_dags / "data" / "product_reviews.csv").open(newline="", encoding="utf-8") as table:
+        reviews = [review["review_id"] for review in csv.DictReader(table)]
+    rows = [[(row["key"], row["outcome"]) for row in rows_of(manifest)] for manifest in manifests]
+    assert rows == [[(review, "succeeded") for review in reviews[number::10]] for number in range(10)]
+
+
+def test_what_the_decorated_function_yields_is_asked(examples: Told, output: Path) -> None:
+    run = examples["decorated"]
+    assert run["upstream"] == {"products": [], "slogans": ["products"], "print_slogans": ["slogans"]}
+    assert (run["state"], run["tasks"]) == ("success", dict.fromkeys(run["upstream"], "success"))
+    rows = rows_of(output / "decorated" / run["run_id"] / "manifest.json")
+    assert [(row["key"], row["text"]) for row in rows] == [
+        ({"product": product, "language": language}, f"Write a slogan in {language} for a {product}.")
+        for product in PRODUCTS
+        for language in LANGUAGES
+    ]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 KEY = "sk-recognisable-5f1d0c77a2e94b36"
 WRONG_KEY = "sk-recognisable-wrong-81b6e3d29c"
-BODY = {"model": "echo", "messages": [{"role": "user", "content": "a prompt that is looked for"}]}
+PROMPT = "a prompt that is looked for"
+BODY = {"model": "echo", "messages": [{"role": "user", "content": PROMPT}]}
 LINE = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": BODY}
 
 # At DEBUG, dag.test() of Airflow 3.2 writes each secret that it was asked to mask; 3.3 does not.
@@ -31,6 +32,7 @@ PIPELINE = """
 from airflow.sdk import DAG
 from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator, LLMBatchDownloadResultsOperator
 from airflow_provider_llmbatch.operators.file import LLMBatchCreateFileOperator
+from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
 
 with DAG("pipeline", schedule=None):
     file = LLMBatchCreateFileOperator(task_id="create_file", source={source!r}, retries=0)
@@ -40,6 +42,10 @@ with DAG("pipeline", schedule=None):
     )
     LLMBatchDownloadResultsOperator(
         task_id="download", batch_id=batch.output, destination={destination!r}, retries=0
+    )
+    LLMBatchRunOperator(
+        task_id="run", source={records!r}, output={output!r}, prompt="{{text}}", model="echo", deferrable=True,
+        min_poll_interval=0.2, max_poll_interval=0.2, retries=0,
     )
 """
 
@@ -75,7 +81,10 @@ def run_pipeline(folder: Path, url: str, api_key: str) -> Written:
     dags.mkdir()
     source, destination = folder / "requests.jsonl", folder / "results.jsonl"
     source.write_text(json.dumps(LINE) + "\n")
-    (dags / "pipeline.py").write_text(PIPELINE.format(source=str(source), destination=str(destination)))
+    records, output = folder / "records.jsonl", folder / "output"
+    records.write_text(json.dumps({"text": PROMPT}) + "\n")
+    places = {"source": source, "destination": destination, "records": records, "output": output}
+    (dags / "pipeline.py").write_text(PIPELINE.format(**{name: str(place) for name, place in places.items()}))
     connection = {"conn_type": "llmbatch_openai", "host": url, "password": api_key, "extra": {"listing_lag": 0}}
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
     done = subprocess.run(
@@ -130,7 +139,12 @@ def test_a_run_whose_key_is_refused_writes_it_nowhere(failed: Written) -> None:
 
 
 def test_prompts_and_answers_are_in_the_input_and_the_results_only(succeeded: Written) -> None:
-    assert places_of("a prompt that is looked for", succeeded) == ["requests.jsonl", "results.jsonl"]
+    assert [re.sub("/data/[^/]+/", "/data/*/", place) for place in places_of(PROMPT, succeeded)] == [
+        "output/data/*/part-00000.jsonl",
+        "records.jsonl",
+        "requests.jsonl",
+        "results.jsonl",
+    ]
 
 
 def test_the_search_reaches_the_database_with_its_xcoms_dags_and_rendered_fields(succeeded: Written) -> None:

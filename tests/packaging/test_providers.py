@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
-NO_PROVIDERS = {"all", "local"}
+NO_PROVIDERS = {"all", "local", "parquet"}
 # Connection type -> its extra; None if what every install brings is enough.
 OWN: dict[str, str | None] = {"llmbatch_openai": None, "llmbatch_azure": "azure"}
 # Connection types of other providers of Airflow -> ours, whose adapter serves them.

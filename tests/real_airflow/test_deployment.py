@@ -123,6 +123,32 @@ def test_workers_killed_after_their_posts_leave_one_file_and_one_batch(
     assert sorted(result["custom_id"] for result in results) == [f"r-{number}" for number in range(REQUESTS)]
 
 
+def test_a_worker_killed_after_its_post_leaves_a_run_with_one_batch_for_each_part_and_a_clear_costs_nothing(
+    airflow: AirflowDeployment, server: GatedServer, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    proxy.rule("POST", "/batches$", Hang(forwarding=True), times=1)
+    server.let_pass(3 * 2)  # a third batch would end too, and be counted
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": n, "text": f"say {n}"}) + "\n" for n in range(2)))
+    conf = {"connection": tmp_path.name, "source": str(tmp_path / "in.jsonl"), "output": str(tmp_path / "out")}
+    connection = {"conn_type": "llmbatch_openai", "host": proxy.url, "password": server.api_key}
+    airflow.add_connection(tmp_path.name, extra={"listing_lag": 0}, **connection)
+    run = airflow.trigger("run_deferred", conf)
+    kill_while_it_waits_for(run, "wait", proxy, "/batches$")
+    assert run.wait_for_end() == "success"
+
+    def told() -> tuple[int, Json, list[str], bytes]:
+        files, batches = made_at(server)
+        assert files == []  # those of the input are deleted after success
+        manifest = tmp_path / "out" / "manifest.json"
+        return run.task("wait")["try_number"], run.xcom("wait"), sorted(b.id for b in batches), manifest.read_bytes()
+
+    tries, returned, batch_ids, manifest = told()
+    assert (tries, len(batch_ids), returned["outcomes"]) == (2, 2, {"succeeded": 2})
+    run.clear("wait")
+    run.wait_for_task("wait", lambda task: (task["try_number"], task["state"]) == (3, "success"))
+    assert told() == (3, returned, batch_ids, manifest)
+
+
 def test_the_log_shows_upload_batch_and_progress_live_while_the_task_is_deferred(
     begin: Callable[[], DagRun], server: GatedServer
 ) -> None:

@@ -35,6 +35,8 @@ deferred = pytest.mark.parametrize("wait", ["deferred"], indirect=True)
 on_worker = pytest.mark.parametrize("wait", ["on_worker"], indirect=True)
 deferred_or_on_worker = pytest.mark.parametrize("wait", ["deferred", "on_worker"], indirect=True)
 mapped = pytest.mark.parametrize("wait", ["mapped"], indirect=True)
+run_deferred = pytest.mark.parametrize("wait", ["run_deferred"], indirect=True)
+run_deferred_or_on_worker = pytest.mark.parametrize("wait", ["run_deferred", "run_on_worker"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,11 @@ def begun(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 def wait(begun: dict[str, Wait], request: pytest.FixtureRequest) -> Wait:
     """The run, as soon as its task waits: a look at the batch was logged."""
     wait = begun[request.node.nodeid]
-    indices = [0, 1] if wait.run.dag_id == "mapped" else [-1]
-    for index in indices:
-        wait.is_told("0/1 done", map_index=index)
+    if wait.run.dag_id == "mapped":
+        for index in (0, 1):
+            wait.is_told("0/1 done", map_index=index)
+    else:
+        wait.has_begun()
     return wait
 
 
@@ -96,7 +100,7 @@ def is_taken_over(wait: Wait, than: Component) -> None:
         "wait", lambda task: task["triggerer_job"] and wait.airflow.triggerer_of(task) is not than
     )
     assert (task["state"], task["try_number"]) == ("deferred", 1)
-    wait.is_told("0/1 done", times=2)
+    wait.has_begun(times=2)
 
 
 @deferred_or_on_worker
@@ -222,6 +226,41 @@ def test_a_shutdown_of_scheduler_and_workers_leaves_the_batch_to_the_next_try(wa
     if not [each for each in wait.airflow.components if each.name == "scheduler" and each.members()]:
         wait.airflow.start_scheduler()
     wait.goes_on(batch_id=batch.id)
+
+
+@run_deferred_or_on_worker
+def test_marking_the_task_of_a_run_cancels_all_its_batches(wait: Wait) -> None:
+    first, second = (batch.id for batch in wait.batches())
+    wait.run.mark("wait", "failed")
+    for batch_id in (first, second):
+        wait.is_cancelled(batch_id)
+    wait.is_told("The task is failed, so ")
+    assert (wait.run.wait_for_end(), wait.run.task("wait")["try_number"], len(wait.batches())) == ("failed", 1, 2)
+
+
+@run_deferred_or_on_worker
+def test_clearing_the_task_of_a_run_leaves_its_batches_to_the_next_try(wait: Wait) -> None:
+    batch_ids = [batch.id for batch in wait.batches()]
+    wait.run.clear("wait")
+    wait.is_told(" go on: the task is ")
+    wait.is_told("0/2 done", try_number=2)
+    wait.publishes(batch_ids=batch_ids, tries=2)
+
+
+@run_deferred
+def test_triggerers_that_stall_or_die_leave_the_batches_of_a_run_to_another(wait: Wait) -> None:
+    batch_ids = [batch.id for batch in wait.batches()]
+    stalled = wait.airflow.triggerer_of(wait.run.task("wait"))
+    stalled.send(signal.SIGSTOP)
+    other_triggerer(wait, than=stalled)
+    is_taken_over(wait, than=stalled)
+    stalled.send(signal.SIGCONT)
+    wait.is_told(" go on: the task is deferred")
+    killed = wait.airflow.triggerer_of(wait.run.task("wait"))
+    killed.kill()
+    other_triggerer(wait, than=killed)
+    is_taken_over(wait, than=killed)
+    wait.publishes(batch_ids=batch_ids, tries=1)
 
 
 @deferred

@@ -1,4 +1,4 @@
-"""A run of ``real_airflow/dags/waits.py``, whose only task waits for a batch, at a server that holds no other batch.
+"""A run of ``real_airflow/dags``, whose only task waits for a batch or several, at a server that holds no other ones.
 
 wait = begin(airflow, server, "deferred", "my_connection")
 airflow.unpause("deferred")
@@ -8,9 +8,11 @@ wait.is_told("0/1 done")
 from __future__ import annotations
 
 import json
+import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
@@ -48,6 +50,10 @@ class Wait:
             lambda: json.dumps(self.run.log("wait", try_number, map_index)).count(text) >= times,
         )
 
+    def has_begun(self, *, times: int = 1) -> None:
+        """Wait until a first look at what it waits for was logged, by so many triggers or workers."""
+        self.is_told("0/2 done" if self.run.dag_id.startswith("run_") else "0/1 done", times=times)
+
     def status_of(self, batch_id: str) -> str:
         return {batch.id: batch.status for batch in self.batches()}[batch_id]
 
@@ -65,6 +71,20 @@ class Wait:
         assert self.run.wait_for_end() == "success"
         assert (self.batch().id, self.batch().status) == (batch_id, "completed")
         assert (self.run.xcom("wait"), self.run.task("wait")["try_number"]) == (batch_id, tries)
+
+    def publishes(self, *, batch_ids: list[str], tries: int) -> None:
+        """Let the batches of a run end, and see that it made no other ones, and published one row for each answer."""
+        assert [(batch.id, batch.status) for batch in self.batches()] == [(each, "in_progress") for each in batch_ids]
+        self.server.let_pass(len(batch_ids))
+        assert self.run.wait_for_end() == "success"
+        assert [(batch.id, batch.status) for batch in self.batches()] == [(each, "completed") for each in batch_ids]
+        manifest = Path(self.run.xcom("wait", "manifest"))
+        parts = json.loads(manifest.read_text())["parts"]
+        lines = [line for part in parts for line in (manifest.parent / part["uri"]).read_text().splitlines()]
+        rows = [(row["key"], row["outcome"], row["text"]) for row in map(json.loads, lines)]
+        assert rows == [(0, "succeeded", "say 0"), (1, "succeeded", "say 1")]
+        assert sorted(json.loads(line)["batch_id"] for line in lines) == batch_ids
+        assert self.run.task("wait")["try_number"] == tries
 
     def goes_on(self, *, batch_id: str) -> None:
         """The next try finds the batch and waits for it, and it ends well."""
@@ -85,6 +105,11 @@ def upload(server: GatedServer, number: int) -> str:
 
 
 def conf_of(dag_id: str, server: GatedServer) -> Json:
+    if dag_id.startswith("run_"):
+        folder = Path(tempfile.mkdtemp())
+        records = ({"id": number, "text": f"say {number}"} for number in range(2))
+        (folder / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        return {"source": str(folder / "in.jsonl"), "output": str(folder / "out")}
     file_ids = [upload(server, number) for number in range(2)]
     conf: Json = {"input_file_id": file_ids[0], "input_file_ids": file_ids}
     if dag_id.startswith("sensor"):

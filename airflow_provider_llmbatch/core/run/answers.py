@@ -8,19 +8,18 @@ bytes. The texts of answers are never decoded on the way unless a shape must rea
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from airflow_provider_llmbatch.core.jsonl import read_blocks, split_lines
 from airflow_provider_llmbatch.core.results import merge_results
-from airflow_provider_llmbatch.core.run.content import Answered, Content, Tokens, content_of, decoded_text, quick_answer
-from airflow_provider_llmbatch.core.run.retriable import is_retriable
-from airflow_provider_llmbatch.core.run.shape import MisfitError
-from airflow_provider_llmbatch.models import Outcome, Result, ResultError
+from airflow_provider_llmbatch.core.run.answer_lines import AnswerLines, error_of_batch
+from airflow_provider_llmbatch.core.run.content import quick_answer
+from airflow_provider_llmbatch.core.run.tokens import Tokens
+from airflow_provider_llmbatch.models import Outcome, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,15 +27,13 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.adapters.base import Adapter
+    from airflow_provider_llmbatch.core.run.content import Answered
     from airflow_provider_llmbatch.core.run.shape import Shape
     from airflow_provider_llmbatch.core.run.stage import Ordinals
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.models import Batch, Usage
 
-_NULL: Final = b"null"
 _BUFFERED_BYTES: Final = 256 * 1024
-_WORDS_KEPT: Final = 1_000
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,14 @@ class Landed:
     :param usage: Tokens, summed over the rows, or the provider's own sum where rows tell nothing.
     :param unresolved: Rows that have no answer, and may get one in another attempt.
     :param bytes: Of the file of answers.
+    :param reasons: How often each error code stands in it; not known of what was landed before.
     """
 
     outcomes: Mapping[Outcome, int]
     usage: Usage
     unresolved: array[int]
     bytes: int
+    reasons: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 def answers_name(part: int, attempt: int) -> str:
@@ -85,7 +84,7 @@ def land(
     :raises UnexpectedAnswerError: Something else than a result file arrived.
     :raises LLMBatchError: A result file cannot be had, or the stage cannot be written.
     """
-    landing = _Landing(adapter.provider, batch, attempt, ordinals, shape, model or batch.model, keep_body=keep_body)
+    landing = AnswerLines(adapter.provider, batch, attempt, ordinals, shape, model or batch.model, keep_body=keep_body)
     pieces: list[bytes] = []
     pending = written = 0
     with folder.write(answers_name(part, attempt)) as stream:
@@ -102,7 +101,7 @@ def land(
         log.warning(f"{landing.strangers:,} results of {batch.id} name no request of it: left out")
     tokens = landing.tokens
     usage = tokens.as_usage() if tokens.total or batch.usage is None else batch.usage
-    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written)
+    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written, dict(landing.reasons))
 
 
 def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
@@ -122,7 +121,7 @@ def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
                 unresolved.append(kept.ordinal)
             if kept.usage is not None:
                 tokens.add(kept.usage.tokens())
-    return Landed(dict(outcomes), tokens.as_usage(), _sorted(unresolved), size)
+    return Landed(dict(outcomes), tokens.as_usage(), array("Q", sorted(unresolved)), size)
 
 
 def _results(
@@ -133,158 +132,9 @@ def _results(
     log: FilteringBoundLogger,
 ) -> Iterator[Result | Answered]:
     if batch.status == "failed" and not batch.has_results:
-        error = _error_of_batch(batch)
+        error = error_of_batch(batch)
         return (Result(str(ordinal), "failed", None, error) for ordinal in ordinals)
     return merge_results(adapter, batch, ids=map(str, ordinals), quick=quick, log=log)
-
-
-def _error_of_batch(batch: Batch) -> ResultError:
-    first = batch.errors.data[0] if batch.errors and batch.errors.data else None
-    code, message = (first.code, first.message) if first else (None, None)
-    return ResultError(code or "batch_failed", message or f"The provider failed {batch.id} as a whole.")
-
-
-class _Landing:
-    """Lines out of results, with what is counted on the way."""
-
-    def __init__(
-        self,
-        provider: str,
-        batch: Batch,
-        attempt: int,
-        ordinals: Ordinals,
-        shape: Shape | None,
-        model: str | None,
-        *,
-        keep_body: bool,
-    ) -> None:
-        self.outcomes: Counter[Outcome] = Counter()
-        self.tokens = Tokens()
-        self.strangers = 0
-        self._unresolved = array("Q")
-        self._ordinals = ordinals
-        self._shape = shape
-        self._keep_body = keep_body
-        self._model = _encode(model)
-        self._words: dict[str, bytes] = {}
-        self._error_of_batch = _error_of_batch(batch) if batch.status == "failed" else None
-        self._provider = b',"provider":%b,"model":' % _encode(provider)
-        self._end = b',"batch_id":%b,"attempt":%d}\n' % (_encode(batch.id), attempt)
-
-    def lines(self, results: Iterator[Result | Answered]) -> Iterator[bytes]:
-        for result in results:
-            ordinal = self._ordinal(result.custom_id)
-            if ordinal is None:
-                self.strangers += 1
-            elif isinstance(result, Answered):
-                yield self._answer(ordinal, result.content)
-            elif result.outcome == "succeeded":
-                yield self._answer(ordinal, self._content(result))
-            else:
-                yield self._failure(ordinal, result)
-
-    def unresolved_in_order(self) -> array[int]:
-        return _sorted(self._unresolved)
-
-    def _ordinal(self, custom_id: str) -> int | None:
-        """``None`` for a name that was not asked for, such as "007" for 7."""
-        if not (custom_id.isascii() and custom_id.isdecimal()) or (custom_id[0] == "0" and custom_id != "0"):
-            return None
-        ordinal = int(custom_id) if len(custom_id) < 20 else -1
-        if isinstance(self._ordinals, range):
-            return ordinal if ordinal in self._ordinals else None
-        at = bisect_left(self._ordinals, ordinal)
-        return ordinal if at < len(self._ordinals) and self._ordinals[at] == ordinal else None
-
-    def _content(self, result: Result) -> Content:
-        body = result.response.body if result.response is not None else msgspec.Raw(_NULL)
-        content = content_of(body)
-        if self._keep_body:
-            content.body = bytes(body)
-        return content
-
-    def _answer(self, ordinal: int, content: Content) -> bytes:
-        outcome: Outcome = "succeeded"
-        parsed = error = _NULL
-        if self._shape is not None:
-            try:
-                parsed = self._fitted(self._shape, content)
-            except MisfitError as misfit:
-                outcome, error = "invalid", _encode(ResultError(misfit.code, str(misfit)))
-        self.outcomes[outcome] += 1
-        return self._line(ordinal, outcome, content, parsed, error)
-
-    @staticmethod
-    def _fitted(shape: Shape, content: Content) -> bytes:
-        text = decoded_text(content.text)
-        if text is None:
-            raise MisfitError("no_text", "The answer has no text" + (" but a refusal." if content.refusal else "."))
-        return shape.fit(text)
-
-    def _failure(self, ordinal: int, result: Result) -> bytes:
-        outcome, error = result.outcome, result.error
-        status = result.response.status_code if result.response is not None else None
-        if outcome == "missing" and self._error_of_batch is not None:
-            outcome, error = "failed", self._error_of_batch
-        self.outcomes[outcome] += 1
-        again = outcome != "failed" or is_retriable(error, status)
-        if again:
-            self._unresolved.append(ordinal)
-        # What failed may have been billed all the same: a response that broke off, for one.
-        content = content_of(result.response.body) if result.response is not None else Content()
-        content.body = content.finish_reason = None
-        return self._line(ordinal, outcome, content, _NULL, _encode(error), again=again)
-
-    def _line(
-        self, ordinal: int, outcome: Outcome, content: Content, parsed: bytes, error: bytes, *, again: bool = False
-    ) -> bytes:
-        tokens = content.tokens
-        if tokens is not None:
-            self.tokens.add(tokens)
-        return b"".join(
-            (
-                b'{"ordinal":%d,"again":%b,"outcome":"%b","text":'
-                % (ordinal, b"true" if again else b"false", outcome.encode()),
-                content.text,
-                b',"parsed":',
-                parsed,
-                b',"error":',
-                error,
-                b',"finish_reason":',
-                self._encoded(content.finish_reason) if content.finish_reason else _NULL,
-                b',"usage":',
-                tokens.as_json() if tokens is not None else _NULL,
-                _extras(content),
-                self._provider,
-                self._encoded(content.model) if content.model else self._model,
-                self._end,
-            )
-        )
-
-    def _encoded(self, word: str) -> bytes:
-        """Of the few words that nearly all lines share."""
-        encoded = self._words.get(word)
-        if encoded is None:
-            encoded = _encode(word)
-            if len(self._words) < _WORDS_KEPT:
-                self._words[word] = encoded
-        return encoded
-
-
-def _extras(content: Content) -> bytes:
-    """Fields that few endpoints have, named only where there is something in them."""
-    if content.tool_calls is content.refusal is content.embedding is content.body is None:
-        return b""
-    extras = b""
-    for name in ("refusal", "tool_calls", "embedding", "body"):
-        value: bytes | None = getattr(content, name)
-        if value is not None:
-            extras += b',"%b":%b' % (name.encode(), value)
-    return extras
-
-
-def _sorted(ordinals: array[int]) -> array[int]:
-    return array("Q", sorted(ordinals))
 
 
 class _Cached(msgspec.Struct, gc=False):

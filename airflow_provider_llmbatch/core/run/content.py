@@ -13,34 +13,14 @@ from typing import Any, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.models import InputTokensDetails, OutputTokensDetails, Usage
+from airflow_provider_llmbatch.core.run.tokens import Tokens, UsageFound, tokens_of
 
 _NULL: Final = b"null"
 _TEXT: Final = ord('"')
 _LIST: Final = ord("[")
-_ABSURD_COUNT: Final = 2**53
 
 _Raw = msgspec.Raw
 _Nothing: Final = msgspec.Raw(b"null")
-
-
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    """Token counts in the names of every endpoint."""
-
-    prompt_tokens: int | None = None
-    input_tokens: int | None = None
-    completion_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -86,7 +66,7 @@ class _Body(msgspec.Struct, gc=False):
 
 
 class _BodyWithUsage(_Body, gc=False):
-    usage: _Usage | None = None
+    usage: UsageFound | None = None
 
 
 class _Bare(msgspec.Struct, gc=False):
@@ -97,46 +77,12 @@ class _Bare(msgspec.Struct, gc=False):
 # Not strict, since some servers send numbers as texts.
 _decode_whole = msgspec.json.Decoder(_BodyWithUsage, strict=False).decode
 _decode_body = msgspec.json.Decoder(_Body, strict=False).decode
-_decode_usage = msgspec.json.Decoder(_Usage | None, strict=False).decode
+_decode_usage = msgspec.json.Decoder(UsageFound | None, strict=False).decode
 _decode_bare = msgspec.json.Decoder(_Bare).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
 _decode_parts = msgspec.json.Decoder(list[_Part]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
-
-
-class Tokens(msgspec.Struct, gc=False):
-    """Token counts of one answer or of many; what a server does not say counts 0."""
-
-    input: int = 0
-    cached: int = 0
-    output: int = 0
-    reasoning: int = 0
-    total: int = 0
-
-    def add(self, other: Tokens) -> None:
-        self.input += other.input
-        self.cached += other.cached
-        self.output += other.output
-        self.reasoning += other.reasoning
-        self.total += other.total
-
-    def as_json(self) -> bytes:
-        """In the names of ``models.Usage``."""
-        return (
-            b'{"input_tokens":%d,"input_tokens_details":{"cached_tokens":%d},"output_tokens":%d,'
-            b'"output_tokens_details":{"reasoning_tokens":%d},"total_tokens":%d}'
-            % (self.input, self.cached, self.output, self.reasoning, self.total)
-        )
-
-    def as_usage(self) -> Usage:
-        return Usage(
-            input_tokens=self.input,
-            input_tokens_details=InputTokensDetails(cached_tokens=self.cached),
-            output_tokens=self.output,
-            output_tokens_details=OutputTokensDetails(reasoning_tokens=self.reasoning),
-            total_tokens=self.total,
-        )
 
 
 class Content(msgspec.Struct, gc=False):
@@ -201,7 +147,7 @@ def quick_answer(line: bytes) -> Answered | None:
         return None
     content.model = body.model
     if body.usage is not None:
-        content.tokens = _tokens(body.usage)
+        content.tokens = tokens_of(body.usage)
     return Answered(found.custom_id, content)
 
 
@@ -215,7 +161,7 @@ def content_of(body: bytes | msgspec.Raw) -> Content:
         else:
             content = _content(parsed, body)
             if parsed.usage is not None:
-                content.tokens = _tokens(parsed.usage)
+                content.tokens = tokens_of(parsed.usage)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, as are base64's
         return _kept_whole(body)
     return content
@@ -317,31 +263,13 @@ def _numbers(vector: bytes) -> bytes:
     return _encode(numbers.tolist())
 
 
-def _tokens(usage: _Usage) -> Tokens:
-    read = usage.input_tokens_details or usage.prompt_tokens_details
-    written = usage.output_tokens_details or usage.completion_tokens_details
-    taken = _count(usage.input_tokens or usage.prompt_tokens)
-    given = _count(usage.output_tokens or usage.completion_tokens)
-    return Tokens(
-        taken,
-        _count(read.cached_tokens) if read else 0,
-        given,
-        _count(written.reasoning_tokens) if written else 0,
-        _count(usage.total_tokens) or taken + given,
-    )
-
-
-def _count(number: int | None) -> int:
-    return number if number is not None and 0 < number < _ABSURD_COUNT else 0
-
-
 def _kept_whole(body: bytes | msgspec.Raw) -> Content:
     content = Content(body=bytes(body))
     try:
         bare = _decode_bare(body)
         content.model = bare.model if isinstance(bare.model, str) else None
         usage = _decode_usage(bare.usage)
-        content.tokens = _tokens(usage) if usage is not None else None
+        content.tokens = tokens_of(usage) if usage is not None else None
     except (ValueError, RecursionError):
         pass
     return content

@@ -51,6 +51,7 @@ class RunInput:
 class Job:
     """:param store: Durable: Airflow's task state store, or a ``FolderStore``.
     :param output: Where the result set is published, and the stage lies.
+    :param is_stopping: Whether the process is about to end: then nothing more is submitted.
     """
 
     adapter: Adapter
@@ -62,6 +63,7 @@ class Job:
     options: RunOptions
     timing: Timing
     log: FilteringBoundLogger
+    is_stopping: Callable[[], bool] = lambda: False
 
     @property
     def key(self) -> str:

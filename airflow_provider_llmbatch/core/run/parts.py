@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.stage import Stage, StagePart
     from airflow_provider_llmbatch.models import Batch
 
+_REASONS_SHOWN: Final = 5
+_CODE_CHARS: Final = 60
 _REASON_CHARS: Final = 2000  # of a refusal, in the ledger
 
 
@@ -196,8 +198,11 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
         )
     )
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in landed.outcomes.items())
+    reasons = sorted(landed.reasons.items(), key=lambda reason: -reason[1])[:_REASONS_SHOWN]
+    why = f" ({', '.join(f'{count:,} {code[:_CODE_CHARS]}' for code, count in reasons)})" if reasons else ""
     more = f"; {retry.rows:,} may be submitted again" if retry else ""
-    job.log.info(f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{more}")
+    say = job.log.warning if reasons else job.log.info
+    say(f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{why}{more}")
 
 
 def _stopped(job: Job, record: BatchRecord, batch: Batch) -> Literal["deadline", "refused"] | None:

@@ -4,6 +4,7 @@ provider knows what it will be asked."""
 from __future__ import annotations
 
 import difflib
+import errno
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,6 +26,8 @@ PROBE: Final = "_llmbatch.probe"
 """The file that is written into the output, and deleted, to see whether that can be written."""
 
 _COPIES: Final = 2  # of an input in the stage: its requests, and its rows
+# Named one by one, since what a store's client says of a broken network is an OSError too.
+_OURS_TO_MEND: Final = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _STREAMS: Final = frozenset({"stream", "stream_options", "background"})
 
 
@@ -68,7 +71,7 @@ def check_output(output: Folder, *, log: FilteringBoundLogger) -> None:
         output.put(PROBE, b"")
     except StorageError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and not isinstance(cause, TimeoutError | ConnectionError):
+        if isinstance(cause, _OURS_TO_MEND) or getattr(cause, "errno", None) == errno.EROFS:
             raise BatchInputError(
                 f"The output {output.uri()} cannot be written ({type(cause).__name__}: {cause}). Nothing was uploaded "
                 "or billed. Give the task the right to it, or choose another output."

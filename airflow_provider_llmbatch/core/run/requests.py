@@ -161,9 +161,8 @@ class RequestTemplate:
             raise ValueError(f'has the method "{line.method}"; the only one is "POST"')
         if told.stream:
             raise ValueError('has "stream": true, which a batch cannot do')
-        if self.system is not None or self.parameters:
-            given = "system=" if self.system is not None else "parameters="
-            raise ValueError(f"is a ready request, in which {given} has no place")
+        if self._only_for_prompts:
+            raise ValueError(f"is a ready request, in which {self._only_for_prompts}= has no place")
         key = bytes(line.custom_id)
         return Row(
             url=line.url,
@@ -192,6 +191,12 @@ class RequestTemplate:
     def columns_needed(self) -> tuple[str, ...] | None:
         """The columns of the input that count; ``None``: all."""
         return None if self.prompt is None or self.columns is None else self._parts.used
+
+    @cached_property
+    def _only_for_prompts(self) -> str | None:
+        """The first argument that would be left out of ready requests without a word."""
+        names = ("system", "parameters", "key", "columns")
+        return next((name for name in names if getattr(self, name) not in (None, (), [], {})), None)
 
     @property
     def _wanted(self) -> str:

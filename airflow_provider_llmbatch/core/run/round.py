@@ -203,7 +203,12 @@ class Round:
         return outcome
 
     def _may_submit(self, outcome: _Submitted) -> bool:
-        if self._is_late() or outcome.stop or len(self._live) >= self._job.options.max_parallel_batches:
+        if (
+            self._job.is_stopping()
+            or self._is_late()
+            or outcome.stop
+            or len(self._live) >= self._job.options.max_parallel_batches
+        ):
             return False
         return outcome.pause is None or (outcome.pause.again_at is None and not self._live)
 
@@ -238,7 +243,7 @@ class Round:
         return Waiting(
             batch_ids=tuple(live.batch_id for live in self._live.values()),
             resubmit_at=again_at,
-            deadline=min(moments),
+            deadline=min(moments, default=self._job.timing.clock()),
             any_end=idle,
         )
 

@@ -28,8 +28,10 @@ def decoder_of(schema: Mapping[str, Any]) -> msgspec.json.Decoder[Any] | None:
     """A decoder that accepts only what fits; ``None`` if the schema says more than is understood here."""
     root = {key: value for key, value in schema.items() if key != "$schema"}
     try:
-        return msgspec.json.Decoder(_Types(root).of(root, ()))
-    except (_NotUnderstoodError, TypeError, ValueError, RecursionError):  # msgspec refuses some unions
+        return msgspec.json.Decoder(_Types(root).of(root))
+    except (_NotUnderstoodError, TypeError, ValueError):  # msgspec refuses some unions
+        return None
+    except RecursionError:  # a reference that leads back to itself
         return None
 
 
@@ -37,8 +39,7 @@ class _Types:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
 
-    def of(self, schema: object, within: tuple[str, ...]) -> Any:
-        """:param within: References that are being followed, so that one which leads back to itself is seen."""
+    def of(self, schema: object) -> Any:
         if schema is True:
             return Any
         if not isinstance(schema, dict):
@@ -47,30 +48,30 @@ class _Types:
         if not says:
             return Any
         if "$ref" in says:
-            return self._referred(says, within)
+            return self._referred(says)
         if "anyOf" in says:
             _only(says, "anyOf")
-            return _union([None if one == {"type": "null"} else self.of(one, within) for one in says["anyOf"]])
+            return _union([None if one == {"type": "null"} else self.of(one) for one in says["anyOf"]])
         if "enum" in says or "const" in says:
             return _literal(says)
-        return self._typed(says, within)
+        return self._typed(says)
 
-    def _referred(self, says: dict[str, Any], within: tuple[str, ...]) -> Any:
+    def _referred(self, says: dict[str, Any]) -> Any:
         _only(says, "$ref")
         reference = says["$ref"]
         head, _, name = reference.rpartition("/")
-        if head not in ("#/$defs", "#/definitions") or "~" in name or "%" in name or reference in within:
+        if head not in ("#/$defs", "#/definitions") or "~" in name or "%" in name:
             raise _NotUnderstoodError
-        return self.of(self._root[head[2:]][name], (*within, reference))
+        return self.of(self._root[head[2:]][name])
 
-    def _typed(self, says: dict[str, Any], within: tuple[str, ...]) -> Any:
+    def _typed(self, says: dict[str, Any]) -> Any:
         names = says.get("type")
         if isinstance(names, list):
             if "null" not in names or len(names) != 2:
                 raise _NotUnderstoodError
             [name] = [each for each in names if each != "null"]
-            return _union([self._typed({**says, "type": name}, within), None])
-        makers: dict[object, Callable[[dict[str, Any], tuple[str, ...]], Any]] = {
+            return _union([self._typed({**says, "type": name}), None])
+        makers: dict[object, Callable[[dict[str, Any]], Any]] = {
             "object": self._object,
             "array": self._array,
             "string": _string,
@@ -80,9 +81,9 @@ class _Types:
         }
         if names not in makers:
             raise _NotUnderstoodError
-        return makers[names](says, within)
+        return makers[names](says)
 
-    def _object(self, says: dict[str, Any], within: tuple[str, ...]) -> Any:
+    def _object(self, says: dict[str, Any]) -> Any:
         _only(says, "type", "properties", "required", "additionalProperties")
         properties, required = says.get("properties", {}), set(says.get("required", ()))
         closed = says.get("additionalProperties", True)
@@ -92,7 +93,7 @@ class _Types:
         names = {}
         for number, (name, schema) in enumerate(properties.items()):
             names[f"field_{number}"] = name
-            kind = self.of(schema, within)
+            kind = self.of(schema)
             if name in required:
                 fields.append((f"field_{number}", kind))
             else:
@@ -101,27 +102,27 @@ class _Types:
             "Object", fields, rename=names, forbid_unknown_fields=closed is False, kw_only=True, gc=False
         )
 
-    def _array(self, says: dict[str, Any], within: tuple[str, ...]) -> Any:
+    def _array(self, says: dict[str, Any]) -> Any:
         _only(says, "type", "items", "minItems", "maxItems")
-        kind = cast("Any", list)[self.of(says.get("items", True), within)]
+        kind = cast("Any", list)[self.of(says.get("items", True))]
         return _bounded(kind, min_length=says.get("minItems"), max_length=says.get("maxItems"))
 
 
-def _boolean(says: dict[str, Any], _: tuple[str, ...]) -> Any:
+def _boolean(says: dict[str, Any]) -> Any:
     _only(says, "type")
     return bool
 
 
-def _string(says: dict[str, Any], _: tuple[str, ...]) -> Any:
+def _string(says: dict[str, Any]) -> Any:
     _only(says, "type", "minLength", "maxLength")
     return _bounded(str, min_length=says.get("minLength"), max_length=says.get("maxLength"))
 
 
-def _integer(says: dict[str, Any], _: tuple[str, ...]) -> Any:
+def _integer(says: dict[str, Any]) -> Any:
     return _number(says, int)
 
 
-def _float(says: dict[str, Any], _: tuple[str, ...]) -> Any:
+def _float(says: dict[str, Any]) -> Any:
     return _number(says, float)
 
 

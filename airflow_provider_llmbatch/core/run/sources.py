@@ -129,7 +129,9 @@ def given_records(items: Iterable[object], *, name: str) -> Iterator[Record]:
     """
     origin = Origin(name)
     for number, item in enumerate(items, 1):
-        if isinstance(item, str):
+        if isinstance(item, dict):  # the usual case first: asking whether something is any Mapping is slow
+            yield Record(encoded(item, origin, number), origin, number)
+        elif isinstance(item, str):
             yield Record(encoded({TEXT_COLUMN: item}, origin, number), origin, number, is_text=True)
         elif isinstance(item, Mapping):
             yield Record(encoded(item, origin, number), origin, number)

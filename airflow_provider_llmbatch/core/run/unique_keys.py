@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _PILES: Final = 256
-_BLOCK_BYTES: Final = 24 * 512
 _ENTRY: Final = struct.Struct("<16sQ")
+_BLOCK_BYTES: Final = 128 * _ENTRY.size
 
 
 class UniqueKeys:

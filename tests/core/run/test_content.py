@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from airflow_provider_llmbatch.core.results import result_of_line
-from airflow_provider_llmbatch.core.run.content import Tokens, content_of, decoded_text, quick_answer
+from airflow_provider_llmbatch.core.run.content import content_of, decoded_text, quick_answer
+from airflow_provider_llmbatch.core.run.tokens import Tokens
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -22,7 +23,7 @@ from airflow_provider_llmbatch.core.run.preflight import check_model, check_outp
 from airflow_provider_llmbatch.core.run.requests import RequestTemplate
 from airflow_provider_llmbatch.core.run.sources import FileSource
 from airflow_provider_llmbatch.core.storage import Folder
-from airflow_provider_llmbatch.errors import BatchInputError, StorageError
+from airflow_provider_llmbatch.errors import BatchInputError, LLMBatchError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,13 +182,27 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_store_that_does_not_answer_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def down(_self: Folder, _name: str, _content: bytes) -> None:
-        raise StorageError("down") from TimeoutError()
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (PermissionError("403"), BatchInputError),
+        (FileNotFoundError("no such bucket"), BatchInputError),
+        (OSError(errno.EROFS, "read-only"), BatchInputError),
+        (TimeoutError("slow"), StorageError),
+        (OSError("Cannot connect to host"), StorageError),  # aiohttp's words under s3fs and gcsfs
+        (RuntimeError("SlowDown"), StorageError),
+    ],
+)
+def test_only_what_somebody_must_mend_is_held_against_the_output(
+    cause: Exception, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_self: Folder, _name: str, _content: bytes) -> None:
+        raise StorageError("not written") from cause
 
-    monkeypatch.setattr(Folder, "put", down)
-    with pytest.raises(StorageError, match="down"):
+    monkeypatch.setattr(Folder, "put", refused)
+    with pytest.raises(LLMBatchError) as failed:
         check_output(Folder(tmp_path), log=structlog.get_logger())
+    assert type(failed.value) is kind
 
 
 def test_an_output_in_which_nothing_can_be_deleted_is_warned_of(

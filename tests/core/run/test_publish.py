@@ -4,105 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-from array import array
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from upath import UPath
+from support.result_sets import FACTS, Part, Staged, answer, published, rows_of
 
-from airflow_provider_llmbatch.core.run.answers import answers_name
-from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity, read_manifest
-from airflow_provider_llmbatch.core.run.publish import publish
+from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import ResultSetError
 from airflow_provider_llmbatch.models import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from airflow_provider_llmbatch.core.run.manifest import Manifest
-    from airflow_provider_llmbatch.core.run.stage import Stage
-
-FACTS = RunFacts(
-    run=RunIdentity(key="llmb-1", dag_id="d", run_id="r", task_id="t"),
-    provider="openai",
-    source="in.jsonl",
-    fingerprints=Fingerprints(rows="aa", parameters="bb"),
-    started_at=1_700_000_000,
-)
-
-
-@dataclass
-class Part:
-    number: int
-    rows: int
-    model: str | None = "asked-1"
-    endpoint: str = "/v1/chat/completions"
-
-
-class Staged:
-    """Rows by their ordinals, cut into parts."""
-
-    def __init__(self, parts: Sequence[Mapping[int, bytes]]) -> None:
-        self._parts = parts
-        self.parts = [Part(number, len(rows)) for number, rows in enumerate(parts)]
-        self.rows = sum(map(len, parts))
-
-    def ordinals(self, part: Part) -> array[int]:
-        return array("Q", self._parts[part.number])
-
-    def rows_of(self, part: Part) -> BinaryIO:
-        lines = [
-            b'{"ordinal":%d%b}\n' % (n, b"," + head if head else b"") for n, head in self._parts[part.number].items()
-        ]
-        return io.BytesIO(b"".join(lines))
-
-
-def answer(ordinal: int, outcome: str, attempt: int, **fields: Any) -> bytes:
-    row = {"ordinal": ordinal, "again": outcome == "missing", "outcome": outcome, "text": None, "parsed": None}
-    row |= {"error": None, "finish_reason": None, "usage": None, **fields}
-    row |= {"provider": "openai", "model": "answering-1", "batch_id": f"batch_{attempt}", "attempt": attempt}
-    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
-
-
-def entry(attempt: int, tokens: int = 0) -> AttemptEntry:
-    return AttemptEntry(attempt=attempt, batch_id=f"batch_{attempt}", usage=Usage(total_tokens=tokens))
-
-
-def published(
-    tmp_path: Path,
-    staged: Staged,
-    answers: Mapping[tuple[int, int], bytes],
-    *,
-    publish_id: str = "p-1",
-    output: Folder | None = None,
-    **options: Any,
-) -> Manifest:
-    """:param answers: What each attempt at each part landed."""
-    folder = Folder(tmp_path / "stage")
-    attempts: dict[int, list[AttemptEntry]] = {}
-    for (part, attempt), content in sorted(answers.items()):
-        folder.put(answers_name(part, attempt), content)
-        attempts.setdefault(part, []).append(entry(attempt, 10 * attempt))
-    return publish(
-        cast("Stage", staged),
-        output or Folder(tmp_path / "out"),
-        answers=folder,
-        attempts=attempts,
-        facts=FACTS,
-        publish_id=publish_id,
-        published_at=1_700_000_100,
-        **options,
-    )
-
-
-def rows_of(tmp_path: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    files = [tmp_path / "out" / part.uri for part in manifest.parts]
-    return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
 
 def test_rows_come_out_in_their_order_with_what_went_in_and_what_came_back(tmp_path: Path) -> None:
@@ -200,6 +115,22 @@ def test_answers_that_do_not_add_up_to_the_input_publish_nothing(tmp_path: Path,
     assert read_manifest(Folder(tmp_path / "out")) is None
 
 
+def test_parts_that_do_not_add_up_to_the_input_publish_nothing(tmp_path: Path) -> None:
+    staged = Staged([{0: b""}])
+    staged.rows = 2
+    with pytest.raises(ResultSetError, match="The result set would have 1 rows with an outcome, but the input has 2"):
+        published(tmp_path, staged, {(0, 1): answer(0, "succeeded", 1)})
+    assert read_manifest(Folder(tmp_path / "out")) is None
+
+
+def test_the_manifest_names_every_model_that_answered(tmp_path: Path) -> None:
+    lines = [answer(n, "succeeded" if n < 3 else "failed", 1) for n in range(4)]
+    named = [line.replace(b"answering-1", b"m-%d" % (n % 2 + n // 3 * 5)) for n, line in enumerate(lines)]
+    lines = [*named, answer(4, "succeeded", 1).replace(b'"answering-1"', b"null")]
+    manifest = published(tmp_path, Staged([dict.fromkeys(range(5), b"")]), {(0, 1): b"".join(lines)})
+    assert manifest.models == ("m-0", "m-1")
+
+
 class Swapped(Staged):
     """A stage whose rows are in another order than its parts say."""
 
@@ -212,115 +143,6 @@ def test_rows_that_are_not_those_that_were_submitted_publish_nothing(tmp_path: P
     with pytest.raises(ResultSetError, match="The rows of part 0 in the stage are not those that were submitted"):
         published(tmp_path, Swapped([{0: b"", 1: b""}]), answers)
     assert read_manifest(Folder(tmp_path / "out")) is None
-
-
-# Readers see the old set or the new one.
-
-
-def one_row(text: str) -> dict[tuple[int, int], bytes]:
-    return {(0, 1): answer(0, "succeeded", 1, text=text)}
-
-
-def test_the_set_before_stays_until_the_next_publish(tmp_path: Path) -> None:
-    staged = Staged([{0: b'"key":"a"'}])
-    found = [published(tmp_path, staged, one_row(name), publish_id=name) for name in ("p-1", "p-2", "p-3")]
-    assert [manifest.previous for manifest in found] == [None, "p-1", "p-2"]
-    assert sorted(path.name for path in (tmp_path / "out" / "data").iterdir()) == ["p-2", "p-3"]
-    assert [rows_of(tmp_path, manifest)[0]["text"] for manifest in found[1:]] == ["p-2", "p-3"]
-
-
-def test_publishing_again_under_the_same_id_changes_nothing(tmp_path: Path) -> None:
-    staged = Staged([{0: b'"key":"a"'}])
-    first = published(tmp_path, staged, one_row("first"))
-    again = published(tmp_path, staged, one_row("second"))
-    assert (again, rows_of(tmp_path, again)[0]["text"]) == (first, "first")
-
-
-class Killed(BaseException):
-    pass
-
-
-class FragileFolder(Folder):
-    """A folder that is cut off just before, or just after, its n-th change."""
-
-    left = 0
-
-    def _step(self) -> None:
-        FragileFolder.left -= 1
-        if FragileFolder.left == 0:
-            raise Killed
-
-    def child(self, name: str, *, private: bool | None = None) -> Folder:
-        return FragileFolder(cast("Path", super().child(name, private=private).local))
-
-    def write(self, name: str) -> Any:
-        self._step()
-        return super().write(name)
-
-    def put(self, name: str, content: bytes) -> None:
-        super().put(name, content)
-        self._step()
-
-    def delete_tree(self) -> None:
-        self._step()
-        super().delete_tree()
-        self._step()
-
-
-def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one(tmp_path: Path) -> None:
-    output = Folder(tmp_path / "out")
-    staged = Staged([{0: b'"key":"a"'}, {1: b'"key":"b"'}])
-
-    def both(text: str) -> dict[tuple[int, int], bytes]:
-        return {(part, 1): answer(part, "succeeded", 1, text=text) for part in (0, 1)}
-
-    for name in ("p-0", "p-1"):
-        published(tmp_path, staged, both(name), publish_id=name)
-    seen = set()
-    for step in range(1, 50):
-        FragileFolder.left = step
-        old, new = f"p-{step}", f"p-{step + 1}"
-        try:
-            published(tmp_path, staged, both(new), publish_id=new, output=FragileFolder(tmp_path / "out"))
-        except Killed:
-            manifest = cast("Manifest", read_manifest(output))
-            seen.add(manifest.publish_id == new)
-            assert [row["text"] for row in rows_of(tmp_path, manifest)] == [manifest.publish_id] * 2
-            assert manifest.publish_id in (old, new)
-            FragileFolder.left = 0
-            manifest = published(tmp_path, staged, both(new), publish_id=new)
-            assert [row["text"] for row in rows_of(tmp_path, manifest)] == [new] * 2
-            assert sorted(path.name for path in (tmp_path / "out" / "data").iterdir()) == sorted([old, new])
-        else:
-            break
-    assert (step, seen) == (7, {True, False})
-
-
-# An object store.
-
-
-def test_a_set_is_published_to_an_object_store_and_answers_come_from_one() -> None:
-    root = UPath("memory://bucket/run")
-    folder, output = Folder(root / "stage"), Folder(root / "out")
-    folder.put(answers_name(0, 1), answer(1, "succeeded", 1, text="b") + answer(0, "missing", 1))
-    folder.put(answers_name(0, 2), answer(0, "succeeded", 2, text="a"))
-    attempts = {0: [entry(1), entry(2)]}
-    for publish_id in ("p-1", "p-2", "p-3"):
-        manifest = publish(
-            cast("Stage", Staged([{0: b'"key":"x"', 1: b'"key":"y"'}])),
-            output,
-            answers=folder,
-            attempts=attempts,
-            facts=FACTS,
-            publish_id=publish_id,
-            published_at=1,
-        )
-    assert read_manifest(output) == manifest
-    content = output.child("data").child("p-3").get("part-00000.jsonl")
-    assert content is not None
-    assert [json.loads(line)["text"] for line in content.splitlines()] == ["a", "b"]
-    assert output.child("data").child("p-1").get("part-00000.jsonl") is None
-    assert output.child("data").child("p-2").get("part-00000.jsonl") == content
 
 
 # Property: whatever was answered, in whatever order, over whatever attempts.
@@ -343,6 +165,7 @@ def best(history: list[tuple[str, int]]) -> tuple[str, int]:
     return history[-1]
 
 
+@settings(max_examples=50)  # each writes, and syncs, up to a dozen files
 @given(data=st.data())
 def test_every_row_comes_out_once_in_order_with_its_best_answer(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

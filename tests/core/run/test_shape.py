@@ -135,6 +135,7 @@ TREE = {"type": "object", "properties": {"child": {"$ref": "#"}}, "additionalPro
         {"type": "object", "additionalProperties": {"type": "string"}},
         {"enum": [1, 2]},
         {"enum": ["a"], "const": "a"},
+        {"enum": ["a"], "minLength": 3},
         {"type": "integer", "enum": ["a"]},
         {"type": ["string", "integer"]},
         {"type": "number", "maximum": 2**53},
@@ -158,8 +159,10 @@ def test_a_schema_that_refers_to_itself_is_checked_all_the_way_down() -> None:
 
 
 def test_the_common_schemas_take_the_fast_way() -> None:
-    assert decoder_of(REVIEW) is not None
-    assert decoder_of(Review.model_json_schema()) is not None
+    for schema in (REVIEW, Review.model_json_schema()):
+        decoder = decoder_of(schema)
+        assert decoder is not None
+        decoder.decode('{"label":"good"}')
 
 
 # Property: whatever the fast way accepts, jsonschema accepts too; and nothing else is decided by it.
@@ -227,7 +230,7 @@ def _like(schema: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from(schema["enum"]) | VALUES if "enum" in schema else VALUES
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.data())
 def test_nothing_passes_the_fast_way_that_jsonschema_refuses(data: st.DataObject) -> None:
     schema = data.draw(SCHEMAS)

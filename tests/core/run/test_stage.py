@@ -10,51 +10,23 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 from support.object_storage import airflow_memory
+from support.staged import CHAT, lines, made, staged
 
 from airflow_provider_llmbatch.adapters.base import Limits
 from airflow_provider_llmbatch.core.jsonl import check_requests
 from airflow_provider_llmbatch.core.run.requests import RequestTemplate, Row
-from airflow_provider_llmbatch.core.run.sources import Origin, given_records
+from airflow_provider_llmbatch.core.run.sources import given_records
 from airflow_provider_llmbatch.core.run.splitting import StagePart
-from airflow_provider_llmbatch.core.run.stage import SplitLimits, Stage, Subset, write_stage
+from airflow_provider_llmbatch.core.run.stage import SplitLimits, Stage, Subset
 from airflow_provider_llmbatch.core.storage import Folder
-from airflow_provider_llmbatch.errors import BatchInputError, LedgerError, StorageError
+from airflow_provider_llmbatch.errors import LedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-CHAT = "/v1/chat/completions"
-ORIGIN = Origin("in.jsonl", "Line")
-ROOMY = SplitLimits(max_rows=1_000, max_bytes=1_000_000)
-LOG = structlog.get_logger()
-SAME_AGAIN = "Nothing was uploaded or billed. A retry would find the same: mend the input."
-
-
-def made(number: int, *, model: str | None = "m", url: str = CHAT, text: str = "x", key: bytes | None = None) -> Row:
-    body = json.dumps({"model": model, "text": text}).encode()
-    return Row(url, model, body, b"source %d" % number, ORIGIN, number + 1, key, b'{"n":%d}' % number)
-
-
-def staged(folder: Folder, rows: Iterable[Row], limits: SplitLimits = ROOMY, **options: Any) -> Stage:
-    return write_stage(folder, rows, limits=limits, log=LOG, **options)
-
-
-def lines(stage: Stage, part: StagePart, attempt: int = 1) -> list[Any]:
-    with stage.requests(part, attempt) as stream:
-        return [json.loads(line) for line in stream]
-
-
-def refusal(folder: Folder, rows: Iterable[Row], limits: SplitLimits = ROOMY, **options: Any) -> str:
-    with pytest.raises(BatchInputError) as refused:
-        staged(folder, rows, limits, **options)
-    assert (folder.local is None) or not folder.local.exists()
-    return str(refused.value)
 
 
 @pytest.fixture
@@ -186,129 +158,6 @@ def test_what_is_no_stage_is_not_taken_for_an_absent_one(content: bytes, folder:
         Stage.open(folder)
 
 
-# What stops a staging
-
-
-def test_an_input_without_rows_is_refused(folder: Folder) -> None:
-    assert refusal(folder, []) == (
-        "The input has no rows. Nothing was uploaded or billed. A retry would find the same: see why the source is "
-        "empty, or skip the task where that is to be expected."
-    )
-
-
-# A line with a text of n characters has 97 + n bytes, and (26 + n) // 4 + 1 tokens.
-
-
-@pytest.mark.parametrize(
-    ("limits", "problem"),
-    [
-        (SplitLimits(5, 106), "makes a request of 107 bytes, and a batch may have 106"),
-        (SplitLimits(5, 1_000, max_tokens=9), "makes a request of some 10 tokens, and max_tokens_per_batch is 9"),
-        (
-            SplitLimits(5, 1_000, endpoints=frozenset({CHAT})),
-            'has the url "/v1/embeddings"; a batch can have one of /v1/chat/completions',
-        ),
-    ],
-)
-def test_a_row_that_fits_no_batch_is_named(limits: SplitLimits, problem: str, folder: Folder) -> None:
-    url = CHAT if limits.endpoints is None else "/v1/embeddings"
-    assert refusal(folder, [made(0), made(1, text="x" * 10, url=url)], limits) == (
-        f"Line 2 of in.jsonl {problem}. {SAME_AGAIN}"
-    )
-
-
-@pytest.mark.parametrize("limits", [SplitLimits(2, 1_000), SplitLimits(9, 214), SplitLimits(9, 1_000, max_tokens=20)])
-def test_a_part_of_exactly_its_limits_is_full(limits: SplitLimits, folder: Folder) -> None:
-    stage = staged(folder, [made(number, text="x" * 10) for number in range(3)], limits)
-    assert [(part.rows, part.bytes, part.tokens) for part in stage.parts] == [(2, 214, 20), (1, 107, 10)]
-
-
-def test_more_models_than_one_run_can_keep_apart_are_refused(folder: Folder) -> None:
-    assert refusal(folder, (made(number, model=f"m{number}") for number in range(65))) == (
-        'Line 65 of in.jsonl asks for "m64" at /v1/chat/completions, and the rows before it for 64 other models: a '
-        f"batch has one model, and a run can have no more than that. {SAME_AGAIN}"
-    )
-
-
-def test_a_source_that_breaks_off_leaves_nothing(folder: Folder) -> None:
-    def rows() -> Iterator[Row]:
-        yield from map(made, range(3))
-        raise ConnectionError("the source is gone")
-
-    with pytest.raises(ConnectionError, match="the source is gone"):
-        staged(folder, rows(), SplitLimits(max_rows=1, max_bytes=1_000))
-    assert folder.local is not None
-    assert not folder.local.exists()
-
-
-def test_a_stage_that_could_not_be_stored_leaves_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_self: Folder, name: str, _content: bytes) -> None:
-        raise StorageError(f"{name}: full")
-
-    monkeypatch.setattr(Folder, "put", full)
-    with pytest.raises(StorageError, match=r"stage\.json: full"):
-        staged(folder, [made(0)])
-    assert folder.local is not None
-    assert not folder.local.exists()
-
-
-class Doubling:
-    """A provider that uploads twice as many bytes, and keeps count of rows."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-
-    def uploaded_bytes(self, line: bytes) -> int:
-        self.rows += 1
-        if b"forbidden" in line:
-            raise ValueError("asks for what the provider cannot do")
-        return 2 * len(line) + self.rows
-
-
-def test_a_provider_counts_bytes_its_own_way_and_anew_in_each_part(folder: Folder) -> None:
-    # A line has 97 bytes without its line end, so the first of a part counts 195, and the second 196.
-    stage = staged(folder, map(made, range(5)), SplitLimits(max_rows=9, max_bytes=391), check=Doubling)
-    assert [(part.rows, part.bytes) for part in stage.parts] == [(2, 196), (2, 196), (1, 98)]
-
-
-def test_what_a_provider_cannot_do_is_named(folder: Folder) -> None:
-    assert refusal(folder, [made(0), made(1, text="forbidden")], check=Doubling) == (
-        f"Line 2 of in.jsonl asks for what the provider cannot do. {SAME_AGAIN}"
-    )
-
-
-# Keys
-
-
-def keyed(*keys: bytes) -> list[Row]:
-    return [made(number, key=key) for number, key in enumerate(keys)]
-
-
-def test_repeated_keys_are_said_and_allowed(folder: Folder) -> None:
-    with capture_logs() as logs:
-        stage = write_stage(folder, keyed(b"1", b"2", b"1", b"1"), limits=ROOMY, log=structlog.get_logger())
-    assert stage.rows == 4
-    assert [entry["event"] for entry in logs] == [
-        (
-            "2 rows have the key of an earlier one. Each is asked for and answered by itself; unique_key=True refuses "
-            "such an input"
-        )
-    ]
-
-
-def test_the_first_repeated_key_is_found_if_keys_must_be_unique(folder: Folder) -> None:
-    keys = [b"%d" % number for number in range(100_000)]
-    keys[99_000], keys[77_777], keys[88_888] = keys[3], keys[76_543], keys[76_543]
-    assert refusal(folder, keyed(*keys), SplitLimits(200_000, 100_000_000), unique_key=True) == (
-        "Row 77,778 of the input has the same key as row 76,544, and unique_key=True refuses that. Nothing was "
-        "uploaded or billed. A retry would find the same: mend the input."
-    )
-
-
-def test_keys_that_are_unique_pass(folder: Folder) -> None:
-    assert staged(folder, keyed(b'"1"', b"1", b'"a"'), unique_key=True).rows == 3
-
-
 # Properties
 
 texts = st.text('xy{}é\n"', max_size=40)
@@ -363,6 +212,7 @@ def test_every_split_of_every_input_merges_back_to_the_same_rows_within_the_limi
         again = lines(stage, part, 2)
         assert again == [request for request in requests if int(request["custom_id"]) in wanted]
         assert subset.rows == len(again)
+        assert list(stage.ordinals(part, 2)) == sorted(wanted)
 
     assert merged == {number: {"model": model, "text": text} for number, (model, text) in enumerate(rows)}
     assert list(merged) == list(range(len(rows))) or len({model for model, _ in rows}) > 1
@@ -379,14 +229,14 @@ def test_memory_holds_buffers_and_not_the_input(folder: Folder) -> None:
     text = "x" * 5_000
 
     def rows() -> Iterator[Row]:
-        for number in range(8_000):
+        for number in range(4_000):
             yield made(number, text=text, key=b"%d" % number)
 
     tracemalloc.start()
     try:
-        stage = staged(folder, rows(), SplitLimits(3_000, 100_000_000))
+        stage = staged(folder, rows(), SplitLimits(1_500, 100_000_000))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert stage.bytes > 40_000_000
+    assert stage.bytes > 20_000_000
     assert peak < 6_000_000

@@ -1,0 +1,60 @@
+"""What an operator is told to ask, and about what, held until its task runs.
+
+It is checked as far as reading a DAG file may take, and imports none of what a run needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_llmbatch.core.run.prompts import Prompt
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_INLINE: Final = (
+    "source= takes the URI of a file, or several, and not the data itself: what stands in a DAG would go through "
+    "Airflow's database, with every run. Yield prompts, records or requests from a function decorated with "
+    "@task.llmbatch instead."
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """As ``RequestTemplate``, but for the model.
+
+    :raises BatchInputError: A placeholder in one of the texts cannot work.
+    """
+
+    prompt: str | None
+    system: str | None
+    parameters: Mapping[str, Any]
+    response_format: type[BaseModel] | Mapping[str, Any] | None
+    key: str | tuple[str, ...]
+    columns: tuple[str, ...] | None
+    endpoint: str
+
+    def __post_init__(self) -> None:
+        for name, text in (("prompt", self.prompt), ("system text", self.system)):
+            if text is not None:
+                Prompt(text, name=name)
+
+
+def check_source(source: object) -> None:
+    """Refuse data where a URI belongs.
+
+    :raises ValueError: The source, or one of several, cannot be a URI.
+    """
+    listed = [source] if isinstance(source, str | Mapping) or not isinstance(source, Sequence) else source
+    for each in listed:
+        if isinstance(each, Mapping | bytes | Sequence) and not _may_be_uri(each):
+            raise ValueError(_INLINE)
+    if not listed:
+        raise ValueError("source= is an empty list")
+
+
+def _may_be_uri(source: object) -> bool:
+    """Whether a text is, or a template may render to, one word that names a file: ``Summarize this`` is none."""
+    return isinstance(source, str) and "\n" not in source and any(mark in source for mark in ("/", ".", "\\", "{{"))
