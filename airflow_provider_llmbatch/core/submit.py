@@ -25,7 +25,7 @@ from airflow_provider_llmbatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -149,17 +149,20 @@ def submit_batch(
     attempt: Attempt,
     timing: Timing,
     log: FilteringBoundLogger,
+    listed: Sequence[Batch] | None = None,
 ) -> Batch:
     """Create a batch once, or return the one that an earlier try created.
 
     One that the provider failed for a full queue is none: it takes its number, and the next one is created.
 
+    :param listed: The provider's whole list, if the caller just read it, so that many submissions of a try that has no
+        record of earlier ones need not each read it.
     :raises EnqueuedTokenLimitError: The queue is full, and no batch was created; wait, then call again.
     :raises LLMBatchError: No batch was created, except for ``LostAnswerError`` (and ``UnavailableError`` while
         looking), after which a retry looks again before it creates anything.
     """
     check_metadata(job.metadata, adapter.limits)
-    return _Submission(adapter, ledger, slot, job, attempt, timing, log).batch()
+    return _Submission(adapter, ledger, slot, job, attempt, timing, log, listed).batch()
 
 
 def find_batch(
@@ -192,6 +195,7 @@ class _Submission:
     attempt: Attempt
     timing: Timing
     log: FilteringBoundLogger
+    listed: Sequence[Batch] | None = None
 
     def batch(self) -> Batch:
         earlier = self.ledger.read()
@@ -221,7 +225,11 @@ class _Submission:
         while True:
             record = self._intent(number)
             # A process that ended by pausing knew how its submission was answered, so one look will do.
-            found = self._oldest_listed(record, 0.0) if self.attempt.resumed else self._look(record, since=0.0)
+            found = (
+                self._oldest_of(self._listed_before(record), record, 0.0)
+                if self.attempt.resumed
+                else self._look(record, since=0.0)
+            )
             if found is None:
                 return self._create(record, in_doubt=False)
             if self._met_full_queue(found):
@@ -360,7 +368,12 @@ class _Submission:
     ) -> Batch | None:
         """The oldest of our batches at the provider; any others are duplicates, which are cancelled."""
         since = record.intended_at - _CLOCK_MARGIN if since is None else since
-        ours = {batch.id: batch for batch in self._recent(record, since) if self._is_ours(batch, record, since)}
+        return self._oldest_of(self._recent(record, since), record, since, created=created)
+
+    def _oldest_of(
+        self, batches: Iterable[Batch], record: BatchRecord, since: float, *, created: Batch | None = None
+    ) -> Batch | None:
+        ours = {batch.id: batch for batch in batches if self._is_ours(batch, record, since)}
         if created is not None:
             ours.setdefault(created.id, created)
         by_age = sorted(ours.values(), key=lambda batch: (batch.created_at or 0, batch.id))
@@ -385,6 +398,9 @@ class _Submission:
             and batch.input_file_id == record.input_file_id
             and queue_refusal_of(batch, title=self.adapter.title) is None  # an earlier submission, which never ran
         )
+
+    def _listed_before(self, record: BatchRecord) -> Iterable[Batch]:
+        return self._recent(record, 0.0) if self.listed is None else self.listed
 
     def _recent(self, record: BatchRecord, since: float) -> Iterator[Batch]:
         """Listed batches, until far enough in the past, or until the list repeats itself."""

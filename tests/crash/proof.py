@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from crash.campaigns import Provider, Report, Undisturbed, Workers
 
-AT_A_TIME = 2
+AT_A_TIME = 4  # they wait for each other's server most of the time
 SWEPT = 184
 """The seed of the run that is killed at each of its steps: its ledger is a file of its own, so that is stepped too."""
 BEGIN, END = "<!-- proof: written by make proof -->", "<!-- end of proof -->"

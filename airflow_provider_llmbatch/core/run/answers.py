@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.core.jsonl import read_blocks, split_lines
+from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.jsonl import read_blocks
 from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.run.answer_lines import AnswerLines, error_of_batch
 from airflow_provider_llmbatch.core.run.content import quick_answer

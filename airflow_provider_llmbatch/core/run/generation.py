@@ -173,6 +173,8 @@ class _Choice:
             cancel_old(self.job, old)
         self.job.index.write(new)
         self.job.forget_stage(old.stage_id)
+        if old.state == "running" and old.publish_id is not None and self._manifest_of(old) is None:
+            self.job.forget_data(old.publish_id)
         return new, stage
 
     def _resumed(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:
@@ -186,10 +188,12 @@ class _Choice:
             }
         )
         old_stage = Stage.open(self.job.stage_folder(old.stage_id))
-        if old.state == "published" and self._manifest_of(old):
+        is_published = self._manifest_of(old) is not None
+        if is_published:
             left = old_stage and [part for part in old_stage.parts if state_of(self.job, index, part).lines is not None]
             if not left:
                 self.job.log.info("The input is the same, and its result set stays: nothing is paid again")
+                index = index.model_copy(update={"state": "published"})
                 self.job.index.write(index)
                 self.job.forget_stage(new.stage_id)
                 return index, old_stage
@@ -202,7 +206,8 @@ class _Choice:
             update={
                 "state": "running",
                 "stage_id": old.stage_id if old_stage else new.stage_id,
-                "publish_id": None,
+                # What a process that died was about to publish is written over; what was published is left alone.
+                "publish_id": old.publish_id if old.state == "running" and not is_published else None,
             }
         )
         self.job.index.write(index)

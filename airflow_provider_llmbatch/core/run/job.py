@@ -108,3 +108,10 @@ class Job:
                 self.stage_folder(stage_id).delete_tree()
         except LLMBatchError as error:
             self.log.warning(f"A stage that is not needed any more could not be deleted: {error}")
+
+    def forget_data(self, publish_id: str) -> None:
+        """Delete data that were never published; a failure is only warned of."""
+        try:
+            self.output.child("data").child(publish_id).delete_tree()
+        except LLMBatchError as error:
+            self.log.warning(f"Data that were never published could not be deleted: {error}")

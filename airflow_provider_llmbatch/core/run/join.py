@@ -14,7 +14,8 @@ from bisect import bisect_left
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, cast
 
-from airflow_provider_llmbatch.core.jsonl import read_blocks, split_lines
+from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.jsonl import read_blocks
 from airflow_provider_llmbatch.core.run.answers import answers_name
 from airflow_provider_llmbatch.errors import ResultSetError
 

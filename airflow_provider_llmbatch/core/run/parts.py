@@ -20,6 +20,8 @@ from airflow_provider_llmbatch.errors import NotFoundError, StageGoneError
 from airflow_provider_llmbatch.models import ResultError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from airflow_provider_llmbatch.core.ledger import BatchRecord
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.records import IndexRecord
@@ -80,8 +82,12 @@ def content_of(index: IndexRecord, attempt: int, lines: Subset) -> str:
     return f"{index.generation} {attempt} {lines.sha256}"
 
 
-def submit(job: Job, index: IndexRecord, stage: Stage, state: PartState) -> Batch:
+def submit(
+    job: Job, index: IndexRecord, stage: Stage, state: PartState, *, listed: Sequence[Batch] | None = None
+) -> Batch:
     """Upload the next attempt's lines and create their batch, each once.
+
+    :param listed: What the provider lists, for a run that has no record of its earlier tries.
 
     :raises EnqueuedTokenLimitError: The provider's queue is full.
     :raises LLMBatchError: No batch was created, or it is in doubt, and the next try looks.
@@ -117,6 +123,7 @@ def submit(job: Job, index: IndexRecord, stage: Stage, state: PartState) -> Batc
         attempt=attempt,
         timing=job.timing,
         log=job.log,
+        listed=listed,
     )
 
 

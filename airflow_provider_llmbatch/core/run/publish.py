@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.core.jsonl import read_blocks, split_lines
+from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.jsonl import read_blocks
 from airflow_provider_llmbatch.core.run.join import best_answers
 from airflow_provider_llmbatch.core.run.manifest import (
     MANIFEST,

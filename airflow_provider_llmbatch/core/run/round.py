@@ -61,6 +61,7 @@ class Round:
         self._given_up: dict[int, str] = {}
         self._failed_for_queue: list[str] = []
         self._idle: deque[int] = deque()
+        self._listed: list[Batch] | None = None
         self._submit_until = (
             index.started_at + job.options.run_deadline if job.options.run_deadline is not None else None
         )
@@ -80,6 +81,7 @@ class Round:
         """``None`` when there is nothing left to wait for."""
         if self._index.forgotten_at is not None:
             self._let_lists_catch_up(self._index.forgotten_at)
+            self._listed = list(self._job.adapter.list_batches())  # one list serves all parts
         for part in self._stage.parts[self._index.settled :]:
             self._settle(part)
         outcome = self._submit_idle()
@@ -213,7 +215,7 @@ class Round:
     def _submitted(self, state: PartState, outcome: _Submitted) -> Batch | None:
         job = self._job
         try:
-            batch = submit(job, self._index, self._stage, state)
+            batch = submit(job, self._index, self._stage, state, listed=self._listed)
         except EnqueuedTokenLimitError as error:
             outcome.pause = pause_after(job, error, landed_at=self._landed_at())
             outcome.stop = True

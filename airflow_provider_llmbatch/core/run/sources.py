@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import msgspec
 
-from airflow_provider_llmbatch.core.jsonl import BOM, read_blocks, split_lines
+from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.jsonl import BOM, read_blocks
 from airflow_provider_llmbatch.core.reading import open_to_read
 from airflow_provider_llmbatch.core.run.requests import TEXT_COLUMN
 from airflow_provider_llmbatch.errors import BatchInputError, StorageError

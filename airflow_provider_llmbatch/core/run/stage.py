@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pydantic import ValidationError
 
-from airflow_provider_llmbatch.core.jsonl import read_blocks, split_lines
+from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.jsonl import read_blocks
 from airflow_provider_llmbatch.core.run.splitting import REQUEST_HEAD, SplitLimits, StageIndex, StagePart
 from airflow_provider_llmbatch.core.run.staging import Staging
 from airflow_provider_llmbatch.errors import LedgerError, StorageError

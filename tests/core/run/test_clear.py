@@ -11,6 +11,7 @@ from airflow_provider_llmbatch.core.ledger import MemoryStore
 from airflow_provider_llmbatch.errors import BatchInputError
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
     from support.memory_provider import MemoryProvider
     from support.runs import Task
 
@@ -147,3 +148,38 @@ def test_spent_attempts_stay_spent_after_a_clear(task: Task, provider: MemoryPro
     cleared = task.run(2, max_tries=3, max_rows_per_batch=5, max_attempts=2, on_failed_rows="fail")
     assert published(cleared).manifest.outcomes == {"failed": 5}
     assert len(provider.submitted) == 2
+
+
+@pytest.mark.parametrize("parameters", ["p", "q"])
+def test_what_a_process_was_writing_when_it_died_is_not_left_behind_by_a_clear(
+    task: Task, provider: MemoryProvider, monkeypatch: pytest.MonkeyPatch, parameters: str
+) -> None:
+    def dies(*_: object, **__: object) -> None:
+        (task.folder / "data" / task.run().index.read().publish_id).mkdir(parents=True)  # type: ignore[union-attr]
+        raise SystemExit
+
+    monkeypatch.setattr("airflow_provider_llmbatch.core.run.ending.publish", dies)
+    with pytest.raises(SystemExit):
+        end_all(task.run(1), provider)
+    monkeypatch.undo()
+    end_all(task.run(2, max_tries=3, parameters=parameters), provider)
+    assert len(list((task.folder / "data").iterdir())) == 1
+
+
+def test_a_clear_finds_the_set_of_a_process_that_died_before_it_could_say_so(
+    task: Task, provider: MemoryProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = task.store.set
+
+    def dying(key: str, value: JsonValue) -> None:
+        if isinstance(value, dict) and value.get("state") == "published":
+            raise SystemExit
+        keep(key, value)
+
+    monkeypatch.setattr(task.store, "set", dying)
+    with pytest.raises(SystemExit):
+        end_all(task.run(1), provider)
+    monkeypatch.undo()
+    first = task.results()
+    assert published(task.run(2, max_tries=3)).error is None
+    assert (task.results(), len(list((task.folder / "data").iterdir()))) == (first, 1)

@@ -20,6 +20,7 @@ from airflow_provider_llmbatch.errors import (
 )
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
     from support.memory_provider import MemoryProvider
     from support.runs import Task
 
@@ -141,7 +142,7 @@ def test_without_a_record_the_batches_of_an_earlier_try_are_found_by_their_keys(
     waiting(task.run(1))
     task.store = MemoryStore()
     assert waiting(task.run(2)).batch_ids == ("batch-1", "batch-2", "batch-3")
-    assert (len(provider.submitted), task.clock.slept) == (3, [120.0])
+    assert (len(provider.submitted), task.clock.slept, provider.calls.count("list_batches")) == (3, [120.0], 1)
     assert end_all(task.run(2), provider).manifest.outcomes == {"succeeded": 5}
 
 
@@ -213,3 +214,23 @@ def test_cancelling_reaches_what_is_under_way_and_nothing_else(task: Task, provi
     provider.end("batch-1")
     waiting(run)
     assert task.run(1).cancel() == {"batch-2": "cancelling", "batch-3": "cancelling"}
+
+
+def test_a_process_that_dies_between_the_manifest_and_its_record_leaves_one_set(
+    task: Task, provider: MemoryProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task.run(1)
+    keep = task.store.set
+
+    def dying(key: str, value: JsonValue) -> None:
+        if isinstance(value, dict) and value.get("state") == "published":
+            raise SystemExit
+        keep(key, value)
+
+    monkeypatch.setattr(task.store, "set", dying)
+    with pytest.raises(SystemExit):
+        end_all(run, provider)
+    first = task.results()
+    monkeypatch.undo()
+    assert published(task.run(2)).manifest.outcomes == {"succeeded": 5}
+    assert (task.results(), len(list((task.folder / "data").iterdir()))) == (first, 1)
