@@ -41,6 +41,7 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
         publish_id=index.publish_id or "",
         published_at=int(now),
         kind=job.options.format,
+        log=job.log,
     )
     job.index.write(index.model_copy(update={"state": "published"}))
     job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}")

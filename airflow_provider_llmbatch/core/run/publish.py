@@ -23,10 +23,12 @@ from airflow_provider_llmbatch.core.run.manifest import (
     total_usage,
 )
 from airflow_provider_llmbatch.core.run.tables import table
-from airflow_provider_llmbatch.errors import ResultSetError
+from airflow_provider_llmbatch.errors import ResultSetError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.core.run.join import BestAnswers
     from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Format, RunFacts
@@ -56,6 +58,7 @@ def publish(
     publish_id: str,
     published_at: int,
     kind: Format = "jsonl",
+    log: FilteringBoundLogger | None = None,
 ) -> Manifest:
     """Write the result set of a run, and make it the one that the output has.
 
@@ -74,7 +77,7 @@ def publish(
         return before
     data = output.child("data")
     if before is not None and before.previous not in (None, publish_id):
-        data.child(before.previous).delete_tree()
+        _forget(data.child(before.previous), log)
     models: set[bytes] = set()
     parts = []
     for part in stage.parts:
@@ -110,6 +113,14 @@ def publish(
     )
     output.put(MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest
+
+
+def _forget(folder: Folder, log: FilteringBoundLogger | None) -> None:
+    try:
+        folder.delete_tree()
+    except StorageError as error:  # some may write to a bucket, and not delete: no reason to withhold a set
+        if log is not None:
+            log.warning(f"{folder.uri()}, which no manifest names any more, stays: {error}")
 
 
 def _publish_part(

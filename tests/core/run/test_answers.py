@@ -138,6 +138,7 @@ def test_both_files_become_one_line_for_each_row_that_was_asked_for(folder: Fold
         line(40, "missing", again=True, error=NO_LINE),
     ]
     assert told(found) == ({"succeeded": 2, "expired": 1, "failed": 2, "missing": 1}, [6, 9, 40])
+    assert found.reasons == {"batch_expired": 1, "rate_limit_exceeded": 1, "bad": 1, "missing": 1}
     assert found.usage == Usage.model_validate(
         {"input_tokens": 20, "output_tokens": 10, "total_tokens": 30}
         | {"input_tokens_details": {"cached_tokens": 8}, "output_tokens_details": {"reasoning_tokens": 4}}

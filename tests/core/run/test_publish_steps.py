@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, cast
 
+import structlog
+from structlog.testing import capture_logs
 from support.result_sets import FACTS, Staged, answer, entry, published, rows_of
 from upath import UPath
 
@@ -12,6 +14,7 @@ from airflow_provider_llmbatch.core.run.answers import answers_name
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.run.publish import publish
 from airflow_provider_llmbatch.core.storage import Folder
+from airflow_provider_llmbatch.errors import StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +40,25 @@ def test_publishing_again_under_the_same_id_changes_nothing(tmp_path: Path) -> N
     first = published(tmp_path, staged, one_row("first"))
     again = published(tmp_path, staged, one_row("second"))
     assert (again, rows_of(tmp_path, again)[0]["text"]) == (first, "first")
+
+
+class Undeletable(Folder):
+    def child(self, name: str, *, private: bool | None = None) -> Folder:
+        return Undeletable(cast("Path", super().child(name, private=private).local))
+
+    def delete_tree(self) -> None:
+        raise StorageError("not allowed")
+
+
+def test_an_old_set_that_cannot_be_deleted_withholds_no_new_one(tmp_path: Path) -> None:
+    staged, output = Staged([{0: b'"key":"a"'}]), Undeletable(tmp_path / "out")
+    with capture_logs() as logs:
+        for name in ("p-1", "p-2", "p-3"):
+            log = structlog.get_logger()
+            manifest = published(tmp_path, staged, one_row(name), publish_id=name, output=output, log=log)
+    assert rows_of(tmp_path, manifest)[0]["text"] == "p-3"
+    stays = f"{tmp_path}/out/data/p-1, which no manifest names any more, stays: not allowed"
+    assert [line["event"] for line in logs] == [stays]
 
 
 class Killed(BaseException):
