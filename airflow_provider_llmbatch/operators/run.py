@@ -194,7 +194,7 @@ class LLMBatchRunOperator(BaseOperator):
     @override
     def execute(self, context: Context) -> dict[str, JsonValue]:
         with airflow_verdict():
-            return self._go_on(context)
+            return self._go_on(context, first=True)
 
     def execute_complete(self, context: Context, event: RunEvent) -> dict[str, JsonValue]:
         """Go on after the trigger fired; its event is a hint, and the run reads the truth again."""
@@ -235,8 +235,11 @@ class LLMBatchRunOperator(BaseOperator):
             return records_of_query(self.query, self.sql_conn_id or "")
         return records_of_source(self.source, self.source_format)
 
-    def _go_on(self, context: Context) -> dict[str, JsonValue]:
-        """Go as far as it goes, and wait, again and again, until the result set is published."""
+    def _go_on(self, context: Context, *, first: bool = False) -> dict[str, JsonValue]:
+        """Go as far as it goes, and wait, again and again, until the result set is published.
+
+        :param first: Whether the log says where batches can be seen, which would be much to read if said at each wait.
+        """
         from airflow_provider_llmbatch.operators.run_work import Published, advanced, published  # noqa: PLC0415 - as above
 
         self._kill = SimpleQueue()
@@ -255,14 +258,17 @@ class LLMBatchRunOperator(BaseOperator):
             )
             if isinstance(state, Published):
                 return published(context, state, output=self.output_uri, log=self.log)
-            self._wait(context, hook, state)
+            self._wait(context, hook, state, first=first)
+            first = False
 
-    def _wait(self, context: Context, hook: LLMBatchHook, waiting: Waiting) -> None:
+    def _wait(self, context: Context, hook: LLMBatchHook, waiting: Waiting, *, first: bool) -> None:
         if waiting.batch_ids and (url := hook.adapter.console_url(waiting.batch_ids[0])):
             LLMBatchConsoleLink().push(context, url)
-        from airflow_provider_llmbatch.operators.run_work import tell_wait  # noqa: PLC0415 - as above
+        from airflow_provider_llmbatch.operators.run_work import tell_links, tell_wait  # noqa: PLC0415 - as above
 
-        tell_wait(waiting, hook.adapter, self.min_poll_interval, self.log)
+        if first:
+            tell_links(waiting, hook.adapter, self.log)
+        tell_wait(waiting, self.min_poll_interval, self.log)
         if self.deferrable and not self._is_killed():
             self._defer(waiting)
         verdict = wait_together_on_worker(

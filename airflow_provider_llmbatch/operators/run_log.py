@@ -59,17 +59,21 @@ def folding(title: str, log: FilteringBoundLogger) -> Iterator[FilteringBoundLog
         group.close()
 
 
-def tell_wait(waiting: Waiting, adapter: Adapter, interval: float, log: FilteringBoundLogger) -> None:
-    """What is waited for, where people can see it, and until when.
-
-    :param interval: Seconds between two looks at first.
-    """
+def tell_links(waiting: Waiting, adapter: Adapter, log: FilteringBoundLogger) -> None:
+    """Where people can see the first batches."""
     for batch_id in waiting.batch_ids[:_LINKS]:
         if url := adapter.console_url(batch_id):
             log.info(f"Console: {url}")
+
+
+def tell_wait(waiting: Waiting, interval: float, log: FilteringBoundLogger) -> None:
+    """What is waited for, and until when.
+
+    :param interval: Seconds between two looks at first.
+    """
     count = len(waiting.batch_ids)
     what = waiting.batch_ids[0] if count == 1 else f"{count:,} batches" if count else "room in the provider's queue"
-    more = "; the next part takes the place of the first that ends" if waiting.any_end and count else ""
+    more = "; more follow as they end" if waiting.any_end and count else ""
     if waiting.resubmit_at is not None:
         more = f"; more is submitted at {moment(waiting.resubmit_at)}"
     log.info(

@@ -13,7 +13,7 @@ from airflow_provider_llmbatch.core.run.run import Published, Run, Waiting
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.hooks.batch import path_of
 from airflow_provider_llmbatch.operators.run_input import check_beforehand, input_of
-from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_wait
+from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_links, tell_wait
 from airflow_provider_llmbatch.operators.task import attempt_of, run_store_of, slot_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.operators.asked import Asked
     from airflow_provider_llmbatch.operators.run_input import Records
 
-__all__ = ["Published", "Waiting", "advanced", "published", "tell_wait"]
+__all__ = ["Published", "Waiting", "advanced", "published", "tell_links", "tell_wait"]
 
 
 def advanced(

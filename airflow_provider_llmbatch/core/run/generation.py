@@ -135,7 +135,8 @@ class _Choice:
             unique_key=self.job.options.unique_key,
             log=self.job.log,
         )
-        self.job.log.info(f"Staged {stage.rows:,} rows ({stage.bytes:,} bytes) in {len(stage.parts):,} parts")
+        parts = f"{len(stage.parts):,} {'part' if len(stage.parts) == 1 else 'parts'}"
+        self.job.log.info(f"Staged {stage.rows:,} rows ({stage.bytes:,} bytes) in {parts}")
         return stage
 
     def _decided(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:
