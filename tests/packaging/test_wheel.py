@@ -73,9 +73,9 @@ def test_the_wheel_declares_the_provider_and_the_server(wheel: zipfile.Path) -> 
     }
 
 
-def test_the_wheel_offers_an_extra_for_each_kind_of_provider(wheel: zipfile.Path) -> None:
+def test_the_wheel_offers_an_extra_for_each_provider_and_format(wheel: zipfile.Path) -> None:
     metadata = message_from_string((wheel / DIST_INFO / "METADATA").read_text())
-    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "azure", "local", "vertex"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "azure", "local", "parquet", "vertex"}
     assert metadata["Version"] == airflow_provider_llmbatch.__version__ == PROJECT["version"]
 
 

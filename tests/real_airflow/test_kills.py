@@ -216,18 +216,6 @@ def test_a_scheduler_that_is_stopped_lets_its_tasks_wait_on(wait: Wait) -> None:
     wait.ends_well(batch_id=batch.id, tries=1)
 
 
-@on_worker
-def test_a_shutdown_of_scheduler_and_workers_leaves_the_batch_to_the_next_try(wait: Wait) -> None:
-    batch = wait.batch()
-    scheduler = scheduler_of(wait)
-    scheduler.send(signal.SIGTERM)
-    wait.is_told(f"The task was killed. {batch.id} goes on: the task is running")
-    wait.airflow.wait("the scheduler's end", lambda: not scheduler.members())
-    if not [each for each in wait.airflow.components if each.name == "scheduler" and each.members()]:
-        wait.airflow.start_scheduler()
-    wait.goes_on(batch_id=batch.id)
-
-
 @run_deferred_or_on_worker
 def test_marking_the_task_of_a_run_cancels_all_its_batches(wait: Wait) -> None:
     first, second = (batch.id for batch in wait.batches())
@@ -245,6 +233,18 @@ def test_clearing_the_task_of_a_run_leaves_its_batches_to_the_next_try(wait: Wai
     wait.is_told(" go on: the task is ")
     wait.is_told("0/2 done", try_number=2)
     wait.publishes(batch_ids=batch_ids, tries=2)
+
+
+@on_worker
+def test_a_shutdown_of_scheduler_and_workers_leaves_the_batch_to_the_next_try(wait: Wait) -> None:
+    batch = wait.batch()
+    scheduler = scheduler_of(wait)
+    scheduler.send(signal.SIGTERM)
+    wait.is_told(f"The task was killed. {batch.id} goes on: the task is running")
+    wait.airflow.wait("the scheduler's end", lambda: not scheduler.members())
+    if not [each for each in wait.airflow.components if each.name == "scheduler" and each.members()]:
+        wait.airflow.start_scheduler()
+    wait.goes_on(batch_id=batch.id)
 
 
 @run_deferred

@@ -47,6 +47,8 @@ class Results:
     """A provider's result files, in blocks of few bytes."""
 
     provider = "openai"
+    names_unexecuted = True
+    verifies_downloads = False
 
     def __init__(self, output: bytes, errors: bytes = b"", *, size: int | None = None) -> None:
         self._contents = {"file-out": output, "file-err": errors}
