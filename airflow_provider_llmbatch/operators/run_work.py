@@ -59,7 +59,7 @@ def advanced(
                 asked,
                 records,
                 model=model or hook.default_model,
-                check=getattr(hook.adapter, "line_check", None),
+                check=hook.adapter.line_check,
                 before=partial(check_beforehand, hook.adapter, folder, options, folded),
             ),
             options=options,

@@ -27,6 +27,7 @@ from airflow_provider_llmbatch.operators.file import (
     LLMBatchDeleteFileOperator,
     LLMBatchDownloadFileOperator,
 )
+from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
 from airflow_provider_llmbatch.sensors.batch import LLMBatchSensor
 
 if TYPE_CHECKING:
@@ -99,6 +100,52 @@ def test_from_a_file_of_openais_lines_to_results_of_openais(source: Path, tmp_pa
     batch = LLMBatchHook().retrieve_batch(batch_id)
     assert xcoms == {"batch_id": batch_id, "output_file_id": batch.output_file_id, "error_file_id": None}
     assert (batch.metadata or {})["team"] == "search"
+
+
+def test_a_whole_run_makes_one_batch_for_each_part_and_publishes_every_row(tmp_path: Path) -> None:
+    source, output = tmp_path / "reviews.jsonl", tmp_path / "labels"
+    source.write_text("".join(json.dumps({"id": f"Row {n}", "text": f"row {n}"}) + "\n" for n in range(5)))
+    before = {batch.id for batch in LLMBatchHook().list_batches()}
+    returned, _ = run(
+        LLMBatchRunOperator(
+            task_id="label",
+            source=str(source),
+            prompt="say {text}",
+            model="echo",
+            key="id",
+            output=str(output),
+            max_rows_per_batch=2,
+            deferrable=False,
+            **POLLING,
+        )
+    )
+    manifest = json.loads((output / "manifest.json").read_text())
+    rows = [json.loads(row) for part in manifest["parts"] for row in (output / part["uri"]).read_text().splitlines()]
+    assert [(row["key"], row["outcome"], row["text"]) for row in rows] == [
+        (f"Row {n}", "succeeded", f"say row {n}") for n in range(5)
+    ]
+    made = {batch.id for batch in LLMBatchHook().list_batches()} - before
+    assert (len(made), {row["batch_id"] for row in rows}) == (3, made)
+    assert (returned["rows"], returned["outcomes"]["succeeded"]) == (5, 5)
+
+
+def test_what_gemini_cannot_do_ends_a_run_before_anything_is_uploaded(tmp_path: Path) -> None:
+    source = tmp_path / "reviews.jsonl"
+    source.write_text('{"id": 1, "text": "row"}\n')
+    before = {batch.id for batch in LLMBatchHook().list_batches()}
+    task = LLMBatchRunOperator(
+        task_id="label",
+        source=str(source),
+        prompt="say {text}",
+        model="echo",
+        parameters={"logit_bias": {"50256": -100}},
+        output=str(tmp_path / "labels"),
+        deferrable=False,
+    )
+    with pytest.raises(AirflowFailException, match="logit_bias") as refused:
+        run(task)
+    assert "Nothing was uploaded or billed" in str(refused.value)
+    assert {batch.id for batch in LLMBatchHook().list_batches()} == before
 
 
 def first_event(trigger: BaseTrigger) -> TriggerEvent:

@@ -97,7 +97,7 @@ class FileSource:
             raise BatchInputError(
                 f"The format of {self.name} is not known"
                 + ("" if self.format is None else f", and {self.format!r} is none")
-                + f". Nothing was uploaded or billed. Pass format=, one of {', '.join(get_args(Format))}."
+                + f". Nothing was uploaded or billed. Pass source_format=, one of {', '.join(get_args(Format))}."
             )
         return cast("Format", found)
 

@@ -138,8 +138,8 @@ def test_bad_csv_is_named(content: bytes, message: str, tmp_path: Path) -> None:
 )
 def test_a_format_that_is_not_known_is_asked_for(name: str, kind: str | None, said: str, tmp_path: Path) -> None:
     assert refusal(source(tmp_path, "{}", name, cast("Format", kind))) == (
-        f"The format of {name} is not known{said}. Nothing was uploaded or billed. Pass format=, one of jsonl, csv, "
-        "parquet."
+        f"The format of {name} is not known{said}. Nothing was uploaded or billed. Pass source_format=, one of jsonl, "
+        "csv, parquet."
     )
 
 
