@@ -47,6 +47,7 @@ _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 8.0
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _REQUEST_IDS: Final = ("apim-request-id", "x-request-id", "x-ms-request-id")  # Azure sends the first, and may the last
+_SECRETS_KEPT: Final = 8  # an hour each, or an attempt each where all are refused
 _SHORTEST_SECRET: Final = 6  # shorter ones, such as "none" for a keyless server, would blot out innocent words
 
 
@@ -294,10 +295,10 @@ class HttpClient:
     def headers(self, call: Call) -> dict[str, str]:
         """What to send with one attempt of a call besides the client's own headers; known as secrets from now on."""
         fresh = dict(self._authorization.headers()) if self._authorization else {}
-        # A server may quote them without the scheme in front. Those of the attempt before may still be under way.
+        # A server may quote them without the scheme in front, and late: after a 401 or two, those of earlier attempts.
         new = tuple(value.rpartition(" ")[2] for value in fresh.values() if " " in value)
         if new and not set(new) <= set(self._last_secrets):
-            self._last_secrets = (*new, *self._last_secrets[: len(new)])
+            self._last_secrets = (*new, *self._last_secrets)[:_SECRETS_KEPT]
         return {**fresh, **(call.headers or {})}
 
     def check(self, call: Call, response: httpx.Response) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.adapter_contract import unique_name
 from support.fault_proxy import Answer, Drop, FaultProxy, Garbage, Hang, LoseAnswer
 
-from airflow_provider_llmbatch.adapters.http import TransportSettings
+from airflow_provider_llmbatch.adapters.http import Call, HttpClient, TransportSettings
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.errors import ConnectionSettingsError, LLMBatchError
 
@@ -152,3 +152,24 @@ def test_a_key_that_cannot_be_sent_is_refused_without_quoting_it(
         connect(canned.url, api_key=key)
     assert KEY not in _written(caught.value)
     assert canned.requests == []
+
+
+def test_tokens_of_attempts_that_were_refused_stay_secrets() -> None:
+    tokens = [f"ya29.token-number-{number}" for number in range(4)]
+
+    class Renewed:
+        def __init__(self) -> None:
+            self._left = iter(tokens)
+
+        def headers(self) -> dict[str, str]:
+            return {"Authorization": f"Bearer {next(self._left)}"}
+
+        def refused(self) -> None: ...
+
+    client = HttpClient(
+        "http://127.0.0.1", title="T", headers={}, settings=TransportSettings(), authorization=Renewed()
+    )
+    for _ in tokens:
+        client.headers(Call("GET", "v1", "look"))
+    client.close()
+    assert client.redacted(" and ".join(tokens)) == "*** and *** and *** and ***"

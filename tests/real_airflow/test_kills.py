@@ -226,7 +226,7 @@ def test_marking_the_task_of_a_run_cancels_all_its_batches(wait: Wait) -> None:
     assert (wait.run.wait_for_end(), wait.run.task("wait")["try_number"], len(wait.batches())) == ("failed", 1, 2)
 
 
-@run_deferred_or_on_worker
+@run_deferred
 def test_clearing_the_task_of_a_run_leaves_its_batches_to_the_next_try(wait: Wait) -> None:
     batch_ids = [batch.id for batch in wait.batches()]
     wait.run.clear("wait")
