@@ -4,6 +4,7 @@
 
     LLMBatchError
     ├── BatchInputError              mend the input: nothing was uploaded or billed
+    ├── BudgetExceededError          raise the limit, or ask for less: the work costs more than was allowed
     ├── RequestRefusedError          mend the request: the provider refused it
     │   └── NotFoundError            the file or batch is not there (any more)
     ├── ConnectionSettingsError      mend the connection: it cannot be used as it stands
@@ -61,6 +62,11 @@ class LLMBatchError(Exception):
 
 class BatchInputError(LLMBatchError):
     """Raised when the input breaks a rule that the provider would enforce; nothing was uploaded or billed."""
+
+
+class BudgetExceededError(LLMBatchError):
+    """Raised when a run would cost, or with another attempt would have cost, more than its ``max_cost_usd``; what was
+    not submitted is not billed."""
 
 
 class RequestRefusedError(LLMBatchError):
