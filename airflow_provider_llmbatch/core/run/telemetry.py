@@ -33,10 +33,11 @@ def landing_told(job: Job, state: PartState, batch_id: str, land: Callable[[], L
     """Land a batch, and tell of the landing and of the batch, whose end is now known."""
     part, provider = state.part, job.adapter.provider
     begin = time.monotonic()
-    with part_span(job, state), job.telemetry.span("landing", batch_id=batch_id, model=part.model) as span:
-        landed = land()
-        rows = {f"rows.{outcome}": count for outcome, count in landed.outcomes.items()}
-        span.set(**rows, **tokens_of(landed.usage))
+    with part_span(job, state):
+        with job.telemetry.span("landing", batch_id=batch_id, model=part.model, endpoint=part.endpoint) as span:
+            landed = land()
+            rows = {f"rows.{outcome}": count for outcome, count in landed.outcomes.items()}
+            span.set(**rows, **tokens_of(landed.usage))
         tell_batch(
             job.telemetry,
             landed.status,
