@@ -10,7 +10,9 @@ development: https://opentelemetry.io/docs/specs/semconv/gen-ai/), else ``llmbat
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -48,6 +50,7 @@ _OPERATIONS: Final = {
 }
 _CALLS: Final = frozenset({"upload", "create_batch", "batch"})  # what the provider does, or is asked to do
 
+_BEGINNING: Final = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -69,20 +72,15 @@ class _Stats(Protocol):
     def timer(self) -> object: ...
 
 
-def telemetry_of(
-    instance: TaskIdentity | None, *, provider: str | None = None, in_triggerer: bool = False
-) -> Telemetry:
-    """What passes on metrics and spans of a task as Airflow is configured; ``OFF`` if it sends neither.
-
-    In a triggerer it is to be called in a thread, since making the client may ask for a name. Spans are a worker's.
+def telemetry_of(instance: TaskIdentity, *, provider: str | None = None) -> Telemetry:
+    """What passes on metrics and spans of a task on its worker, as Airflow is configured; ``OFF`` if it sends neither.
 
     :param instance: Whose ``dag_id`` and ``task_id`` are tags of each metric; its team too, where Airflow has teams.
     :param provider: Of all that is told, where nothing else is said.
     """
     try:
-        stats = _stats(in_triggerer=in_triggerer) if any(map(_is_metrics_option_on, _METRICS)) else None
-        is_traced = not in_triggerer and conf.getboolean("traces", "otel_on", fallback=False)
-        tracer = _tracer() if is_traced else None
+        stats = _workers_stats() if _are_metrics_on() else None
+        tracer = _tracer() if conf.getboolean("traces", "otel_on", fallback=False) else None
     except Exception:  # noqa: BLE001 - whatever a client raises: nobody's task fails for it
         _log.warning("Metrics and traces of this task are off, since they cannot be begun", exc_info=True)
         return OFF
@@ -91,18 +89,41 @@ def telemetry_of(
     return _AirflowTelemetry(stats, tracer, _tags_of(instance), provider)
 
 
-def _is_metrics_option_on(option: str) -> bool:
-    return bool(conf.getboolean("metrics", option, fallback=False))
+async def atelemetry_of(instance: TaskIdentity | None) -> Telemetry:
+    """What passes on the metrics of a trigger; ``OFF`` if Airflow sends none. It has no spans beside Airflow's own one.
+
+    :param instance: The task that the trigger is of; ``None`` for what serves several.
+    """
+    if not _are_metrics_on():
+        return OFF
+    try:
+        stats = await asyncio.to_thread(_triggerers_stats)  # making the client may ask for a name
+    except Exception:  # noqa: BLE001 - as above
+        _log.warning("Metrics of this trigger are off, since they cannot be begun", exc_info=True)
+        return OFF
+    return _AirflowTelemetry(stats, None, _tags_of(instance), None)
 
 
-def _stats(*, in_triggerer: bool) -> _Stats:
-    # Airflow has two copies of this module: its task runner begins the one, its triggerer the other.
-    if in_triggerer:
-        from airflow.observability.stats import Stats  # noqa: PLC0415 - off the import path until it is switched on
-    else:
-        from airflow.sdk.observability.stats import Stats  # type: ignore[assignment] # noqa: PLC0415 - as above
-    stats = cast("_Stats", Stats)
-    stats.timer()  # makes the client now, and sends nothing
+def _are_metrics_on() -> bool:
+    return any(conf.getboolean("metrics", option, fallback=False) for option in _METRICS)
+
+
+# Airflow has two copies of this module: its task runner begins the one, its triggerer the other.
+def _workers_stats() -> _Stats:
+    from airflow.sdk.observability.stats import Stats  # noqa: PLC0415 - off the import path until it is switched on
+
+    return _begun(cast("_Stats", Stats))
+
+
+def _triggerers_stats() -> _Stats:
+    from airflow.observability.stats import Stats  # noqa: PLC0415 - as above
+
+    return _begun(cast("_Stats", Stats))
+
+
+def _begun(stats: _Stats) -> _Stats:
+    with _BEGINNING:  # many triggers begin at once, and each client that is made has threads or a socket
+        stats.timer()  # makes the client now, and sends nothing
     return stats
 
 

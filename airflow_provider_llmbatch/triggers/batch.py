@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from airflow_provider_llmbatch.core.polling import Done, GiveUp, PollPolicy, Verdict, watch
 from airflow_provider_llmbatch.core.progress import Progress
+from airflow_provider_llmbatch.hooks.telemetry import atelemetry_of
 from airflow_provider_llmbatch.triggers.calls import Eye, after_kill
 from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
@@ -110,7 +111,7 @@ class LLMBatchTrigger(BaseTrigger):
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
         waiting = watch(policy)
         eye = Eye(self.llmbatch_conn_id)
-        progress = Progress()
+        progress = Progress(await atelemetry_of(self.task_instance))
         try:
             wait = next(waiting)
             while True:

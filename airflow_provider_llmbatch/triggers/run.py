@@ -16,6 +16,7 @@ from typing_extensions import override
 from airflow_provider_llmbatch.core.joint_wait import Due, Ended, watch_together
 from airflow_provider_llmbatch.core.polling import GiveUp, PollPolicy
 from airflow_provider_llmbatch.core.progress import JointProgress
+from airflow_provider_llmbatch.hooks.telemetry import atelemetry_of
 from airflow_provider_llmbatch.triggers.calls import Eye, after_kill
 from airflow_provider_llmbatch.triggers.kill import cancel_all_if_over, named
 
@@ -113,7 +114,7 @@ class LLMBatchRunTrigger(BaseTrigger):
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
         waiting = watch_together(self.batch_ids, policy, resubmit_at=self.resubmit_at, any_end=self.any_end)
         eye = Eye(self.llmbatch_conn_id)
-        progress = JointProgress()
+        progress = JointProgress(await atelemetry_of(self.task_instance))
         try:
             turn = next(waiting)
             while True:
