@@ -25,7 +25,7 @@ endif
 BIN := $(VENV)/bin
 SOURCES := $(shell find $(PACKAGE) -type f ! -name '*.pyc' | LC_ALL=C sort) $(wildcard README.md LICENSE)
 
-AIRFLOW_FACING := $(addprefix tests/,decorators example_dags hooks links operators packaging/test_provider_info.py sensors triggers)
+AIRFLOW_FACING := $(addprefix tests/,decorators example_dags hooks links operators packaging/test_provider_info.py sensors telemetry triggers)
 
 # -qq: errors only; mirrors and caches make pip warn of much that is nobody's business here.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check

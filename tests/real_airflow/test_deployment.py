@@ -13,6 +13,7 @@ import pytest
 from support.airflow_deployment import airflow_deployment
 from support.fault_proxy import Answer, Hang, fault_proxy
 from support.gated_server import gated_server
+from support.statsd import statsd_server
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from support.airflow_deployment import AirflowDeployment, DagRun
     from support.fault_proxy import FaultProxy
     from support.gated_server import GatedServer
+    from support.statsd import StatsD
 
     from airflow_provider_llmbatch.models import Batch
 
@@ -31,8 +33,17 @@ REQUESTS = 8
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[AirflowDeployment]:
-    with airflow_deployment(tmp_path_factory.mktemp("airflow"), request.path.parent / "dags") as deployment:
+def statsd() -> Iterator[StatsD]:
+    with statsd_server("airflow.llmbatch.") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def airflow(
+    statsd: StatsD, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[AirflowDeployment]:
+    home, dags = tmp_path_factory.mktemp("airflow"), request.path.parent / "dags"
+    with airflow_deployment(home, dags, statsd.settings) as deployment:
         yield deployment
 
 
@@ -149,9 +160,10 @@ def test_a_worker_killed_after_its_post_leaves_a_run_with_one_batch_for_each_par
     assert told() == (3, returned, batch_ids, manifest)
 
 
-def test_the_log_shows_upload_batch_and_progress_live_while_the_task_is_deferred(
-    begin: Callable[[], DagRun], server: GatedServer
+def test_the_log_shows_upload_batch_and_progress_live_while_the_task_is_deferred_and_metrics_count_it(
+    begin: Callable[[], DagRun], server: GatedServer, statsd: StatsD
 ) -> None:
+    statsd.packets.clear()
     run = begin()
     created, waiting, progress = wait_for_line(run, "0/8 done")
     [batch] = made_at(server)[1]
@@ -175,6 +187,14 @@ def test_the_log_shows_upload_batch_and_progress_live_while_the_task_is_deferred
     [upload] = [line for line in run.log("create_file") if str(line["event"]).startswith("Uploaded")]
     assert upload["event"] == f"Uploaded 1.17 kB as {batch.input_file_id}"
     assert (upload["bytes"], upload["requests"]) == (1168, REQUESTS)
+
+    own = {"dag_id": "one_batch", "provider": "openai"}
+    assert statsd.sent("upload.bytes", **own, task_id="create_file") == ["1168|c"]
+    assert statsd.sent("rows.succeeded", **own, task_id="create_batch") == [f"{REQUESTS}|c"]  # from its worker
+    ages = statsd.sent("batch.age", **own, task_id="create_batch", model="m")  # from the triggerer
+    assert len(ages) >= 2
+    assert all(0 <= float(age.removesuffix("|g")) < 600 for age in ages)
+    assert len(statsd.sent("poll.lag", **own, task_id="create_batch")) == 1
 
 
 def test_a_killed_triggerer_is_replaced_by_another_which_keeps_the_deadline(

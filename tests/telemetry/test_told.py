@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.otlp import Receiver, Span, otlp_receiver
+from support.statsd import statsd_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,36 +196,14 @@ def manifest_of(told: Told) -> dict[str, Any]:
 def test_statsd_gets_the_metrics_of_a_task_with_its_tags(
     echo_server: RunningServer, run_tasks: Callable[..., Told], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
-        statsd.bind(("127.0.0.1", 0))
-        settings = {
-            "AIRFLOW__METRICS__STATSD_ON": "True",
-            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
-            "AIRFLOW__METRICS__STATSD_PORT": str(statsd.getsockname()[1]),
-            "AIRFLOW__METRICS__STATSD_INFLUXDB_ENABLED": "True",
-        }
-        told = run_tasks(tmp_path_factory.mktemp("statsd"), echo_server, ["create_file", "create_batch"], settings)
-        statsd.setblocking(False)
-        packets = list(packets_of(statsd))
+    with statsd_server(OURS) as statsd:
+        folder = tmp_path_factory.mktemp("statsd")
+        told = run_tasks(folder, echo_server, ["create_file", "create_batch"], statsd.settings)
     assert told.states == {"create_file": "success", "create_batch": "success"}
-    tags = "dag_id=told,task_id=create_batch,provider=openai,model=echo"
-    ours = [packet.removeprefix(OURS) for packet in packets if packet.startswith(OURS) and "create_batch" in packet]
-    counts = [packet for packet in ours if not packet.startswith(("batch.duration", "poll.lag", "batch.age"))]
-    assert counts == [
-        "batches.created,dag_id=told,task_id=create_batch,provider=openai:1|c",
-        f"batches.completed,{tags}:1|c",
-        f"tokens.input,{tags}:9|c",
-        f"tokens.output,{tags}:9|c",
-        f"rows.succeeded,{tags}:3|c",
-    ]
-    [duration] = [packet for packet in ours if packet.startswith("batch.duration")]
-    assert duration.startswith(f"batch.duration,{tags}:")
+    tags = {"dag_id": "told", "task_id": "create_batch", "provider": "openai"}
+    names = ["batches.created", "batches.completed", "tokens.input", "tokens.output", "rows.succeeded"]
+    sent = {name: statsd.sent(name, **tags) for name in names}
+    assert sent == dict(zip(names, [["1|c"], ["1|c"], ["9|c"], ["9|c"], ["3|c"]], strict=True))
+    assert statsd.sent("rows.succeeded", **tags, model="echo") == ["3|c"]
+    [duration] = statsd.sent("batch.duration", **tags)
     assert duration.endswith("|ms")
-
-
-def packets_of(statsd: socket.socket) -> Iterator[str]:
-    while True:
-        try:
-            yield statsd.recv(65536).decode()
-        except BlockingIOError:
-            return
