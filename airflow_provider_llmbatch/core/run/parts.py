@@ -163,6 +163,7 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
             folder=stage.folder,
             shape=job.source.shape,
             model=state.part.model,
+            prices=job.prices,
             log=job.log,
         )
     except NotFoundError as error:
@@ -187,6 +188,7 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
             status=batch.status,
             outcomes=dict(landed.outcomes),
             usage=landed.usage,
+            costs=landed.costs,
             created_at=batch.created_at,
             ended_at=_ended_at(batch),
             landed_at=job.timing.clock(),
