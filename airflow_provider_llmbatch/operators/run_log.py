@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from airflow_provider_llmbatch.core.costs.wording import said
 from airflow_provider_llmbatch.core.run.verdict import counted
 from airflow_provider_llmbatch.core.verdict import moment
 
@@ -110,8 +111,10 @@ def _quotable(message: str) -> str:
 def tell_end(manifest: Manifest, uri: str, log: FilteringBoundLogger) -> None:
     """What came of every row, what it used, and where it lies."""
     usage = manifest.usage
+    cost = f"; {said(manifest.costs)}" if manifest.costs else ""
     log.info(
-        f"{manifest.rows:,} rows: {counted(manifest)}; {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out",
+        f"{manifest.rows:,} rows: {counted(manifest)}; {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+        f"{cost}",
         rows=manifest.rows,
         **manifest.outcomes,
         input_tokens=usage.input_tokens,

@@ -69,6 +69,7 @@ def advanced(
             log=folded,
             is_stopping=is_stopping,
             telemetry=telemetry,
+            prices=hook.prices,
         )
         run = replace(run, store=run_store_of(context, lambda: FolderStore(run.folder)))
         with telemetry.span("run", key=run.key, try_number=run.attempt.try_number) as span:
@@ -91,9 +92,10 @@ def published(
         "rows": manifest.rows,
         "outcomes": {str(outcome): count for outcome, count in manifest.outcomes.items()},
         "usage": manifest.usage.model_dump(mode="json"),
+        "costs": manifest.costs.model_dump(mode="json") if manifest.costs else None,
         "manifest": f"{output.rstrip('/')}/{MANIFEST}",
     }
-    for name in ("outcomes", "usage", "manifest"):
+    for name in ("outcomes", "usage", "costs", "manifest"):
         context["ti"].xcom_push(key=name, value=told[name])
     tell_errors(manifest, state.examples if log_examples else {}, log)
     tell_end(manifest, str(told["manifest"]), log)

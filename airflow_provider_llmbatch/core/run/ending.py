@@ -13,8 +13,9 @@ from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
 from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from airflow_provider_llmbatch.core.costs.bill import ModelCosts
     from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.manifest import Manifest
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def publish_set(
-    job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState], errors: FrequentErrors
+    job: Job, index: IndexRecord, stage: Stage, states: Sequence[PartState], errors: FrequentErrors
 ) -> Manifest:
     """Publish what was landed, and let the index say so.
 
@@ -44,6 +45,7 @@ def publish_set(
             state.part.number: [_entry(number, landed) for number, landed in enumerate(state.landings, 1)]
             for state in states
         },
+        bills={landed.batch_id: landed.costs for state in states for landed in state.landings if landed.costs},
         facts=_facts(job, index),
         publish_id=index.publish_id or "",
         published_at=int(now),
@@ -54,7 +56,28 @@ def publish_set(
     job.index.write(index.model_copy(update={"state": "published"}))
     tell_set(job, manifest)
     job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}", rows=manifest.rows)
+    _warn_of_unpriced(job, manifest)
     return manifest
+
+
+def _warn_of_unpriced(job: Job, manifest: Manifest) -> None:
+    for each in manifest.costs.models if manifest.costs else ():
+        if each.unpriced_rows:
+            job.log.warning(
+                f"What {each.unpriced_rows:,} answers of {each.model or 'a model without a name'} cost is not known: "
+                f"{_why_unpriced(each)}"
+            )
+
+
+def _why_unpriced(costs: ModelCosts) -> str:
+    if costs.priced_as is None:
+        return (
+            "no price of that model is. Put one into the connection's prices, or name there whose published prices "
+            "hold."
+        )
+    if costs.source is None:
+        return "only its price without a batch is. Put that of batches into the connection's prices."
+    return "their tokens were not counted, or are of a kind that has no price."
 
 
 def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...]) -> Shortfall:

@@ -53,6 +53,9 @@ def landing_told(job: Job, state: PartState, batch_id: str, land: Callable[[], L
             attempt=state.attempt,
             **rows,
         )
+    if landed.costs is not None:
+        job.telemetry.count("cost_usd", float(landed.costs.known_usd), provider=provider, model=part.model)
+        job.telemetry.count("rows_without_price", landed.costs.unpriced_rows, provider=provider, model=part.model)
     job.telemetry.timing("landing.duration", time.monotonic() - begin, provider=provider, model=part.model)
 
 
