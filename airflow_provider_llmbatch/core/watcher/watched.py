@@ -98,19 +98,29 @@ class WatchedBatches:
         policies = (each.policy for watched in self._by_id.values() for each in watched.subscriptions)
         return min((policy.max_interval for policy in policies), default=0.0)
 
-    def soon(self) -> dict[str, int]:
-        """The batches that a look now may be of use for, with their pages, the longest due first."""
+    def due_and_soon(self) -> tuple[list[str], list[str]]:
+        """The batches that are due, the longest due first; and all that are due soon, those included."""
         now = self._time()
-        soon = [
-            (watched.next_look, batch_id, watched.page)
-            for batch_id, watched in self._by_id.items()
-            if watched.next_look - now <= watched.pause * _SOON
-        ]
-        return {batch_id: page for _, batch_id, page in sorted(soon)}
+        due: list[tuple[float, str]] = []
+        soon: list[str] = []
+        for batch_id, watched in self._by_id.items():
+            left = watched.next_look - now
+            if left <= watched.pause * _SOON:
+                soon.append(batch_id)
+                if left <= watched.pause * _DUE:
+                    due.append((left, batch_id))
+        return [batch_id for _, batch_id in sorted(due)], soon
 
-    def is_due(self, batch_id: str) -> bool:
-        watched = self._by_id.get(batch_id)
-        return watched is not None and watched.next_look - self._time() <= watched.pause * _DUE
+    def pages(self) -> dict[str, int]:
+        """The page of the provider's list that each batch was last seen on."""
+        return {batch_id: watched.page for batch_id, watched in self._by_id.items()}
+
+    def postpone(self, batch_ids: Iterable[str]) -> None:
+        """Leave batches to the next cycle but one, at the least."""
+        for batch_id in batch_ids:
+            watched = self._by_id[batch_id]
+            shortest = min(each.policy.min_interval for each in watched.subscriptions)
+            watched.next_look = self._time() + shortest
 
     def expect(self, batch_id: str, page: int) -> None:
         """Remember where to look for a batch in the list."""
