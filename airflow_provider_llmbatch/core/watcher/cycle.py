@@ -65,11 +65,13 @@ class Cycles:
         except LLMBatchError as error:
             trouble = error
         else:
-            due, soon = self._batches.due_and_soon()
-            expected = Pages(self._batches.pages(), self._page_size).worth_looking_for(due, soon)
+            survey = self._batches.survey()
+            await asyncio.sleep(0)  # with thousands of batches, each of these steps takes milliseconds
+            expected = Pages(survey.pages, self._page_size).worth_looking_for(survey.due, survey.soon)
+            await asyncio.sleep(0)
             pages, shown, trouble = await self._read_list(expected)
             if trouble is None:
-                left = [batch_id for batch_id in due if batch_id not in shown]
+                left = [batch_id for batch_id in survey.due if batch_id not in shown]
                 most = len(expected) - pages
                 self._batches.postpone(left[most:])
                 calls = await self._ask_singly(left[:most])

@@ -13,7 +13,7 @@ from itertools import count, repeat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 PAGE_SIZE: Final = 100
 """How many batches a page shows as long as none was seen; what OpenAI and Vertex AI are asked for."""
@@ -98,7 +98,7 @@ class Reading:
         """Whether another page may save calls: the last batch that is looked for takes one anyway."""
         return len(self._hoped_for) > 1 and self.pages < self._limit and not self._is_vain
 
-    def took(self, last_id: str, shown: Iterable[str]) -> None:
+    def took(self, last_id: str, shown: Collection[str]) -> None:
         """Count a page.
 
         :param last_id: The last batch on it, whosever it is: a page that ends as an earlier one is that page.
@@ -107,7 +107,7 @@ class Reading:
         self.pages += 1
         before = len(self._unseen)
         self._unseen.difference_update(shown)
-        self._hoped_for &= self._unseen
+        self._hoped_for.difference_update(shown)
         if before - len(self._unseen) > 1:
             self._limit = min(max(self._limit, self.pages + _PATIENCE), len(self._expected))
         overdue = bisect_right(self._in_order, self.pages - _SLACK)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from airflow_provider_llmbatch.core.polling import Streak, Wait, decide
 from airflow_provider_llmbatch.core.watcher.reading import UNKNOWN
@@ -43,6 +44,17 @@ class Watched:
     state: State | None = None
     streak: Streak = field(default_factory=Streak)
     subscriptions: list[Subscription] = field(default_factory=list)
+
+
+class Survey(NamedTuple):
+    """:param due: The batches that are due, the longest due first.
+    :param soon: Those that are due soon, the others included.
+    :param pages: Of all batches, the page of the provider's list that each was last seen on.
+    """
+
+    due: list[str]
+    soon: list[str]
+    pages: dict[str, int]
 
 
 class WatchedBatches:
@@ -98,29 +110,28 @@ class WatchedBatches:
         policies = (each.policy for watched in self._by_id.values() for each in watched.subscriptions)
         return min((policy.max_interval for policy in policies), default=0.0)
 
-    def due_and_soon(self) -> tuple[list[str], list[str]]:
-        """The batches that are due, the longest due first; and all that are due soon, those included."""
+    def survey(self) -> Survey:
+        """What a cycle is planned by."""
         now = self._time()
         due: list[tuple[float, str]] = []
         soon: list[str] = []
+        pages: dict[str, int] = {}
         for batch_id, watched in self._by_id.items():
+            pages[batch_id] = watched.page
             left = watched.next_look - now
             if left <= watched.pause * _SOON:
                 soon.append(batch_id)
                 if left <= watched.pause * _DUE:
                     due.append((left, batch_id))
-        return [batch_id for _, batch_id in sorted(due)], soon
-
-    def pages(self) -> dict[str, int]:
-        """The page of the provider's list that each batch was last seen on."""
-        return {batch_id: watched.page for batch_id, watched in self._by_id.items()}
+        due.sort(key=itemgetter(0))
+        return Survey([batch_id for _, batch_id in due], soon, pages)
 
     def postpone(self, batch_ids: Iterable[str]) -> None:
-        """Leave batches to the next cycle but one, at the least."""
+        """Leave batches to a later cycle, as soon as anybody who waits for them allows."""
         for batch_id in batch_ids:
-            watched = self._by_id[batch_id]
-            shortest = min(each.policy.min_interval for each in watched.subscriptions)
-            watched.next_look = self._time() + shortest
+            if watched := self._by_id.get(batch_id):
+                shortest = min(each.policy.min_interval for each in watched.subscriptions)
+                watched.next_look = self._time() + shortest
 
     def expect(self, batch_id: str, page: int) -> None:
         """Remember where to look for a batch in the list."""
