@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SECONDS_FOR_A_LAST_LOOK: Final = 30.0  # at the deadline; a look takes no longer than 20
 
+_EMPTY: Final = Context()  # one for all timers: each would copy, and keep, the context of its task
+
 Leave: TypeAlias = "Callable[[Subscription], asyncio.Task[None] | None]"
 
 
@@ -118,9 +120,8 @@ class Subscription:
         self.wake()
 
     def _timer_to_moment(self) -> asyncio.TimerHandle:
-        # In an empty context, so that nothing that runs here later is taken for the first task's.
         seconds = max(self._moment - self._clock(), 0.0)
-        return asyncio.get_running_loop().call_later(seconds, self._at_moment, context=Context())
+        return asyncio.get_running_loop().call_later(seconds, self._at_moment, context=_EMPTY)
 
     def _at_moment(self) -> None:
         if self._clock() < self._moment:  # the event loop's clock is another one
