@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import structlog
-from support.memory_provider import Clock, MemoryProvider
-from support.virtual_time import EPOCH, wall_clock
 from typing_extensions import override
 
 from airflow_provider_llmbatch.core.polling import PollPolicy
 from airflow_provider_llmbatch.core.watcher.watcher import Watcher
 from airflow_provider_llmbatch.models import Batch
+from support.memory_provider import Clock, MemoryProvider
+from support.virtual_time import EPOCH, wall_clock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -109,7 +109,7 @@ class InlineThreads:
             future.set_result(function())
         except HangError:
             pass
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as a pool of threads does
             future.set_exception(error)
         return future
 

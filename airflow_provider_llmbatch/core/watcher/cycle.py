@@ -142,11 +142,11 @@ class Cycles:
         return calls
 
     async def _call(self, function: Callable[[Adapter], ResultT], kind: str) -> ResultT:
-        self._telemetry.count("watcher.calls", connection=self._name, kind=kind)
+        self._telemetry.count("poll.calls", connection=self._name, kind=kind)
         try:
             return await self._route.call(function)
         except LLMBatchError as error:
-            self._telemetry.count("watcher.errors", connection=self._name, error=type(error).__name__)
+            self._telemetry.count("poll.errors", connection=self._name, error=type(error).__name__)
             raise
 
     async def _tell(

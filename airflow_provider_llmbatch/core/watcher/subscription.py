@@ -42,13 +42,10 @@ class Subscription:
         "_timer",
         "_wait",
         "batch_ids",
-        "since",
     )
 
     def __init__(self, wait: JointWait, leave: Leave, clock: Callable[[], float]) -> None:
         self.batch_ids = tuple(wait.running)
-        self.since = clock()
-        """When it began, in seconds since 1970."""
         self._wait = wait
         self._leave = leave
         self._clock = clock
@@ -60,7 +57,7 @@ class Subscription:
         if wait.until < deadline or not self.batch_ids:
             self._moment = wait.until
         else:
-            self._moment = max(deadline, self.since) + _SECONDS_FOR_A_LAST_LOOK
+            self._moment = max(deadline, clock()) + _SECONDS_FOR_A_LAST_LOOK
         self._timer = self._timer_to_moment()
 
     async def __aenter__(self) -> Self:
@@ -93,7 +90,7 @@ class Subscription:
     async def changes(self) -> Mapping[str, Look]:
         """Sleep until a batch changed or the wait ended, and return what changed meanwhile, by batch.
 
-        A batch comes with its status, its counts, and the moments that its pace is told by; nothing else is kept.
+        A batch comes with its status, its counts and its moments; what may be long, such as its metadata, is not kept.
         """
         while not self._changes and self.verdict is None:
             if self._failure is not None:

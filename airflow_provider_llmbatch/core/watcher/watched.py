@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from airflow_provider_llmbatch.core.polling import Look
-    from airflow_provider_llmbatch.core.telemetry import Telemetry
     from airflow_provider_llmbatch.core.watcher.subscription import Subscription
 
 _DUE: Final = 0.1  # of a pause that may be left: as much as jitter moves it
 _SOON: Final = 0.25  # of a pause that may be left for a batch to be looked at along with others
+_MOMENTS: Final = ("created_at", "in_progress_at", "completed_at", "failed_at", "expired_at", "cancelled_at")
 _AT_ONCE: Final = 32  # looks that are told before the event loop gets a turn
 
 State: TypeAlias = "tuple[str | int | None, ...]"
@@ -58,14 +58,10 @@ class Survey(NamedTuple):
 
 
 class WatchedBatches:
-    """:param clock: Seconds since 1970.
-    :param name: The connection's id.
-    """
+    """:param clock: Seconds since 1970."""
 
-    def __init__(self, name: str, clock: Callable[[], float], telemetry: Telemetry) -> None:
-        self._name = name
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._telemetry = telemetry
         self._time = asyncio.get_running_loop().time
         self._by_id: dict[str, Watched] = {}
         self._by_listed_id: dict[str, str] = {}
@@ -198,7 +194,6 @@ class WatchedBatches:
                     continue
             else:
                 watched.subscriptions.remove(subscription)
-                self._time_end(look, now, subscription)
             kept = kept or _kept(look)
             subscription.take(batch_id, kept, decision)
             if len(subscription.batch_ids) == 1:
@@ -208,12 +203,6 @@ class WatchedBatches:
         watched.pause = pause
         watched.next_look = self._time() + pause
         self._forget_if_unwatched(batch_id, watched)
-
-    def _time_end(self, look: Look, now: float, subscription: Subscription) -> None:
-        ended_at = getattr(look, f"{look.status}_at") if isinstance(look, Batch) and look.is_terminal else None
-        # One that had ended before anybody watched it says nothing about the watching.
-        if ended_at is not None and ended_at >= subscription.since:
-            self._telemetry.timing("watcher.delay", max(now - ended_at, 0.0), connection=self._name)
 
     def _forget_if_unwatched(self, batch_id: str, watched: Watched) -> None:
         if not watched.subscriptions:
@@ -232,11 +221,13 @@ def _kept(look: Look) -> Look:
     """A batch without what no wait needs: its metadata and errors may be long, and thousands are kept."""
     if not isinstance(look, Batch):
         return look
+    moments = {name: getattr(look, name) for name in _MOMENTS}
     return Batch.model_construct(
         id=look.id,
         status=look.status,
         provider_status=look.provider_status,
         request_counts=look.request_counts,
-        created_at=look.created_at,
-        in_progress_at=look.in_progress_at,
+        provider=look.provider,
+        model=look.model,
+        **moments,
     )
