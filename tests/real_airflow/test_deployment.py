@@ -13,7 +13,7 @@ import pytest
 from support.airflow_deployment import airflow_deployment
 from support.fault_proxy import Answer, Hang, fault_proxy
 from support.gated_server import gated_server
-from support.statsd import statsd_server
+from support.statsd_server import statsd_server
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from support.airflow_deployment import AirflowDeployment, DagRun
     from support.fault_proxy import FaultProxy
     from support.gated_server import GatedServer
-    from support.statsd import StatsD
+    from support.statsd_server import StatsD
 
     from airflow_provider_llmbatch.models import Batch
 

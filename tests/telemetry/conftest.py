@@ -67,7 +67,11 @@ def _run_tasks(folder: Path, server: RunningServer, tasks: list[str], settings: 
         "conn_type": "llmbatch_openai",
         "host": server.url,
         "password": server.api_key,
-        "extra": {"listing_lag": 0, "console_url": "https://console.example/{batch_id}"},
+        "extra": {
+            "listing_lag": 0,
+            "console_url": "https://console.example/{batch_id}",
+            "prices": {"source": "a test", "models": {"echo": {"batch": {"input": "1", "output": "2.5"}}}},
+        },
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "OTEL"))}
     done = subprocess.run(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.otlp import Receiver, Span, otlp_receiver
-from support.statsd import statsd_server
+from support.statsd_server import statsd_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,6 +133,7 @@ def test_metrics_of_a_run_add_up_to_its_result_set(told: Told, receiver: Receive
     manifest = json.loads((told.folder / "out" / "manifest.json").read_text())
     sums = sums_of(receiver, "classify")
     durations = {name: sums.pop(name) for name in list(sums) if name.endswith((".duration", ".lag"))}
+    assert sums.pop("cost_usd") == pytest.approx(float(manifest["costs"]["total_usd"]))
     assert sums == {
         "batches.created": 2,
         "batches.completed": 2,
