@@ -11,7 +11,17 @@ import pytest
 
 import airflow_provider_llmbatch
 
-AIRFLOW_FACING = {"provider_info", "operators", "triggers", "hooks", "decorators", "sensors", "links", "plugins"}
+AIRFLOW_FACING = {
+    "provider_info",
+    "operators",
+    "triggers",
+    "hooks",
+    "decorators",
+    "sensors",
+    "links",
+    "notifications",
+    "plugins",
+}
 
 WITHOUT_AIRFLOW = """
 import importlib, sys

@@ -107,6 +107,7 @@ class Manifest(RunFacts):
 
     :param previous: The publish id of the set that this one replaced, whose files stay until the next publish.
     :param outcomes: Of all rows; they add up to ``rows``.
+    :param reasons: The most frequent error codes of rows without a good answer, with their counts.
     :param usage: Tokens of all attempts, those included whose answers a later attempt replaced.
     :param models: That answered, as the provider names them, sorted.
     """
@@ -118,9 +119,18 @@ class Manifest(RunFacts):
     format: Format
     rows: int
     outcomes: dict[Outcome, int]
+    reasons: dict[str, int] = {}
     usage: Usage
     models: tuple[str, ...] = ()
     parts: tuple[PartEntry, ...] = ()
+
+
+def manifest_uri(output: str) -> str:
+    """Where the manifest of a set lies.
+
+    :param output: The URI of the set's folder, as the user wrote it.
+    """
+    return f"{output.rstrip('/')}/{MANIFEST}"
 
 
 def read_manifest(folder: Folder) -> Manifest | None:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _ORDINAL_AT: Final = len(b'{"ordinal":')
 _WORD_AT: Final = len(b'"outcome":"')
 _ANSWERED: Final = (b"succeeded", b"invalid")
+_ERROR_CODE: Final = b'"error":{"code":'  # inside of a text its quotes would be escaped
+_MOST_REASONS: Final = 100  # that are told apart
+_REASONS_KEPT: Final = 10
 _NOT_SUBMITTED: Final = (
     b'"outcome":"missing","text":null,"parsed":null,"error":{"code":"not_submitted","message":"The run ended before '
     b'this request was submitted."},"finish_reason":null,"usage":null,"provider":%b,"model":%b,"batch_id":null,'
@@ -80,11 +83,20 @@ def publish(
     if before is not None and before.previous not in (None, publish_id):
         _forget(data.child(before.previous), log)
     models: set[bytes] = set()
+    reasons: Counter[bytes] = Counter()
     parts = []
     for part in stage.parts:
         tried = tuple(attempts.get(part.number, ()))
         counts, size, name = _publish_part(
-            stage, part, tried, data.child(publish_id), answers=answers, facts=facts, kind=kind, models=models
+            stage,
+            part,
+            tried,
+            data.child(publish_id),
+            answers=answers,
+            facts=facts,
+            kind=kind,
+            models=models,
+            reasons=reasons,
         )
         parts.append(
             PartEntry(
@@ -108,6 +120,7 @@ def publish(
         format=kind,
         rows=stage.rows,
         outcomes=outcomes,
+        reasons={msgspec.json.decode(code): count for code, count in reasons.most_common(_REASONS_KEPT)},
         usage=total_usage(attempt.usage for part in parts for attempt in part.attempts),
         models=tuple(sorted(msgspec.json.decode(model) for model in models)),
         parts=tuple(parts),
@@ -134,6 +147,7 @@ def _publish_part(
     facts: RunFacts,
     kind: Format,
     models: set[bytes],
+    reasons: Counter[bytes],
 ) -> tuple[dict[Outcome, int], int, str]:
     name = f"part-{part.number:05}.{kind}"
     ordinals = stage.ordinals(part)
@@ -141,14 +155,19 @@ def _publish_part(
     numbers = [attempt.attempt for attempt in tried]
     with best_answers(answers, part.number, numbers, ordinals) as best, folder.write(name) as stream:
         rows = table(kind, stream)
-        counts = _join(_heads(stage, part, ordinals), best, default, rows, models)
+        counts = _join(_heads(stage, part, ordinals), best, default, rows, models, reasons)
         _check_sum(counts.total(), part.rows, name)
         size = rows.finish()
     return total_outcomes([counts]), size, name
 
 
 def _join(
-    heads: Iterator[bytes], best: BestAnswers, default: bytes | None, rows: Table, models: set[bytes]
+    heads: Iterator[bytes],
+    best: BestAnswers,
+    default: bytes | None,
+    rows: Table,
+    models: set[bytes],
+    reasons: Counter[bytes],
 ) -> Counter[Outcome]:
     counts: Counter[bytes] = Counter()
     tail_of, add = best.tail, rows.add
@@ -164,8 +183,20 @@ def _join(
             model = end[len(b'"model":') : end.rindex(b',"batch_id":')]
             if model != b"null":
                 models.add(model)
+        if word != b"succeeded":
+            _count_reason(tail, reasons)
         add(head, tail)
     return Counter({word.decode(): count for word, count in counts.items()})  # type: ignore[misc] # as landed
+
+
+def _count_reason(tail: bytes, reasons: Counter[bytes]) -> None:
+    """Count a row's error code, as JSON, if it has one."""
+    at = tail.find(_ERROR_CODE)
+    if at < 0:
+        return
+    code = tail[at + len(_ERROR_CODE) : tail.index(b',"message":', at)]
+    if code != b"null" and (code in reasons or len(reasons) < _MOST_REASONS):
+        reasons[code] += 1
 
 
 def _heads(stage: Stage, part: StagePart, ordinals: Ordinals) -> Iterator[bytes]:

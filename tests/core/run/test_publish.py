@@ -47,6 +47,7 @@ def test_rows_come_out_in_their_order_with_what_went_in_and_what_came_back(tmp_p
         "format": "jsonl",
         "rows": 4,
         "outcomes": {"succeeded": 2, "invalid": 1, "failed": 1},
+        "reasons": {"x": 1},
         "usage": Usage(total_tokens=40, input_tokens_details={}, output_tokens_details={}).model_dump(
             exclude_defaults=True
         ),
