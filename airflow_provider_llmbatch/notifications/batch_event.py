@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier
 from typing_extensions import override
 
 from airflow_provider_llmbatch.core.events import EVENTS, LLMBatchEvent
+from airflow_provider_llmbatch.notifications.calling import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -61,7 +61,7 @@ class LLMBatchNotifier(BaseNotifier):
         failed: Exception | None = None
         for notifier in self.notifiers:
             try:
-                copy.copy(notifier)({**context})
+                call(notifier, context)
             except Exception as error:  # noqa: BLE001 - the next one is to be called in any case
                 failed = error
         if failed is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from airflow_provider_llmbatch.errors import LLMBatchError
+from airflow_provider_llmbatch.notifications.calling import call
 from airflow_provider_llmbatch.operators.task import ledger_of, slot_of
 
 if TYPE_CHECKING:
@@ -104,9 +104,8 @@ def _tell(
         log.warning("What on_batch_event is to be told could not be put together", exc_info=True)
         return
     for callback in callbacks:
-        # Copies: a notifier renders its templates into itself, and adds them to the context.
         try:
-            copy.copy(callback)(cast("Context", {**context, "llmbatch": told}))
+            call(callback, cast("Context", {**context, "llmbatch": told}))
         except Exception:
             name = getattr(callback, "__name__", type(callback).__name__)
             log.warning(
