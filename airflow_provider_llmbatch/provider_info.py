@@ -104,6 +104,7 @@ def get_provider_info() -> dict[str, object]:
         ],
         "hooks": [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.hooks.batch"]}],
         "task-decorators": [{"name": "llmbatch", "class-name": f"{_PACKAGE}.decorators.run.llmbatch_task"}],
+        "notifications": [f"{_PACKAGE}.notifications.batch_event.LLMBatchNotifier"],
         "extra-links": [f"{_PACKAGE}.links.batch.LLMBatchConsoleLink"],
         "connection-types": [
             {

@@ -80,7 +80,8 @@ class Folder:
 
         :raises StorageError: It is not there, or cannot be opened.
         """
-        return open_to_read(self._local / name if self._local is not None else self._place / name, self.uri(name))
+        path = self._local / name if self._local is not None else _Bounded(self._place / name)
+        return open_to_read(path, self.uri(name))
 
     @contextmanager
     def write(self, name: str) -> Iterator[BinaryIO]:
@@ -196,14 +197,17 @@ class Folder:
 
 
 class _Bounded:
-    """An object that is written in parts of bounded size, for ``landing``."""
+    """An object that is written in parts of bounded size, for ``landing``.
+
+    By its ``fs``, past which Airflow would take a run's own files for what its task reads and writes.
+    """
 
     def __init__(self, place: ObjectPath) -> None:
         self._place = place
         self.name = place.path.rpartition("/")[2]
 
-    def open(self, mode: str = "rb") -> object:
-        return self._place.fs.open(self._place.path, mode, block_size=_WRITE_BLOCK_BYTES)
+    def open(self, mode: str = "rb", block_size: int = _WRITE_BLOCK_BYTES) -> object:
+        return self._place.fs.open(self._place.path, mode, block_size=block_size)
 
 
 @contextmanager

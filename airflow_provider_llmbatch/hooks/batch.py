@@ -23,6 +23,7 @@ from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.submit import Timing
 from airflow_provider_llmbatch.errors import BatchInputError, ConnectionSettingsError, LLMBatchError
 from airflow_provider_llmbatch.hooks.async_verbs import AsyncVerbs
+from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 
 if TYPE_CHECKING:
     import os
@@ -142,7 +143,10 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
                 check_requests(stream, name=name, limits=self.adapter.limits, line_check=self.adapter.line_check())
                 stream.seek(start)
             given = filename or f"{Path(name).stem or 'batch'}.jsonl"
-            return self.adapter.create_file(stream, filename=given, purpose=purpose, expires_after=expires_after)
+            file = self.adapter.create_file(stream, filename=given, purpose=purpose, expires_after=expires_after)
+        if not isinstance(source, bytes) and not hasattr(source, "read"):
+            add_hook_lineage(self, read=[str(source)])
+        return file
 
     def retrieve_file(self, file_id: str) -> File:
         return self.adapter.retrieve_file(file_id)

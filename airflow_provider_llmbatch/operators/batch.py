@@ -24,6 +24,8 @@ from airflow_provider_llmbatch.errors import BatchInputError, EnqueuedTokenLimit
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
+from airflow_provider_llmbatch.operators.events import callbacks_of, telling_of_batch
+from airflow_provider_llmbatch.operators.lineage import HasLineage
 from airflow_provider_llmbatch.operators.queue import after_refusal, sleep_until
 from airflow_provider_llmbatch.operators.results import LLMBatchDownloadResultsOperator
 from airflow_provider_llmbatch.operators.task import airflow_verdict, attempt_of, ledger_of, slot_of
@@ -40,6 +42,7 @@ from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from airflow.sdk import BaseOperatorLink, Context
     from pydantic import JsonValue
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.ledger import Ledger
     from airflow_provider_llmbatch.core.polling import Verdict
     from airflow_provider_llmbatch.models import Batch
+    from airflow_provider_llmbatch.operators.events import OnBatchEvent
+    from airflow_provider_llmbatch.operators.lineage import Lineage
     from airflow_provider_llmbatch.triggers.batch import BatchEvent
     from airflow_provider_llmbatch.triggers.queue import QueueEvent
 
@@ -59,7 +64,7 @@ __all__ = [
 ]
 
 
-class LLMBatchCreateBatchOperator(BaseOperator):
+class LLMBatchCreateBatchOperator(HasLineage, BaseOperator):
     """Create a batch exactly once, and wait until it ends.
 
     A retry, or a clear while the batch is of use, finds the batch that an earlier try created and waits for that.
@@ -86,6 +91,8 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     :param cancel_on_kill: Whether the batch is cancelled when a person marks the waiting task, or its run, as failed or
         success, or deletes its DAG. A clear, a restart or a shutdown cancels nothing. In the triggerer from Airflow 3.3
         on.
+    :param on_batch_event: A notifier, a function of the context, or a list of them, called once with the end of the
+        batch (``done``, ``partly_failed``, ``deadline``, ``failed``) as ``llmbatch`` in the context.
     :param min_poll_interval: Seconds between two looks at a young batch.
     :param max_poll_interval: Seconds between two looks at an old one; in between a twentieth of its age.
     :param llmbatch_conn_id: The connection. (templated)
@@ -97,6 +104,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     ui_color: str = "#d9eae4"
 
     _kill: KillSwitch | None = None  # made when the task runs, since an operator must be copied until then
+    _batch: Batch | None = None
 
     def __init__(
         self,
@@ -112,6 +120,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         queue_deadline: timedelta = timedelta(hours=24),
         cancel_on_deadline: bool = True,
         cancel_on_kill: bool = True,
+        on_batch_event: OnBatchEvent = None,
         min_poll_interval: float = 10,
         max_poll_interval: float = 300,
         llmbatch_conn_id: str = LLMBatchHook.default_conn_name,
@@ -132,6 +141,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         self.queue_deadline = queue_deadline
         self.cancel_on_deadline = cancel_on_deadline
         self.cancel_on_kill = cancel_on_kill
+        self.on_batch_event = callbacks_of(on_batch_event)
         self.min_poll_interval = min_poll_interval
         self.max_poll_interval = max_poll_interval
         self.llmbatch_conn_id = llmbatch_conn_id
@@ -140,10 +150,19 @@ class LLMBatchCreateBatchOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         hook = LLMBatchHook(self.llmbatch_conn_id)
         self._kill = SimpleQueue()
-        with airflow_verdict():
+        with airflow_verdict(), self._telling(context):
             if not self.input_file_id:
                 raise BatchInputError("The input_file_id is empty. Nothing was created or billed.")
             return self._run(context, hook)
+
+    @override
+    def lineage(self) -> Lineage:
+        from airflow_provider_llmbatch.operators.openlineage import lineage_of_batch  # noqa: PLC0415 - if switched on
+
+        return lineage_of_batch(self._batch, endpoint=self.endpoint)
+
+    def _telling(self, context: Context) -> AbstractContextManager[None]:
+        return telling_of_batch(self.on_batch_event, context, self.log, batch=lambda: self._batch)
 
     def _run(self, context: Context, hook: LLMBatchHook, queueing: Queueing | None = None) -> str:
         """Submit and wait, and again while the provider's queue is full.
@@ -175,6 +194,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
             log=self.log,
             telemetry=telemetry_of(context["ti"], provider=hook.adapter.provider),
         )
+        self._batch = batch
         context["ti"].xcom_push(key="batch_id", value=batch.id)
         url = hook.adapter.console_url(batch.id)
         LLMBatchConsoleLink().push(context, url)
@@ -243,7 +263,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         """
         hook = LLMBatchHook(self.llmbatch_conn_id)
         queueing = Queueing(*queued) if queued else None
-        with airflow_verdict():
+        with airflow_verdict(), self._telling(context):
             try:
                 return self._woken(context, hook, event, queueing)
             except EnqueuedTokenLimitError as error:
@@ -253,7 +273,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
 
     def resubmit(self, context: Context, event: QueueEvent) -> str:
         """Go on after the pause for a full queue."""
-        with airflow_verdict():
+        with airflow_verdict(), self._telling(context):
             queueing = Queueing(event["queued_since"], event["refusals"])
             return self._run(context, LLMBatchHook(self.llmbatch_conn_id), queueing)
 
@@ -261,7 +281,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         batch_id = event["batch_id"]
         if event["status"] == "given_up":
             raise given_up(batch_id, event["error"])
-        batch = hook.retrieve_batch(batch_id)
+        batch = self._batch = hook.retrieve_batch(batch_id)
         if batch.is_terminal:
             return self._ended(context, hook, batch)
         if event["status"] == "out_of_time":
@@ -271,6 +291,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         return self._defer(batch, policy, queueing)
 
     def _ended(self, context: Context, hook: LLMBatchHook, batch: Batch) -> str:
+        self._batch = batch
         if refusal := queue_refusal_of(batch, title=hook.adapter.title):
             raise refusal
         return ended(context, batch, title=hook.adapter.title, log=self.log)
@@ -295,6 +316,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
         batch = hook.cancel_batch(batch_id) if self.cancel_on_deadline else hook.retrieve_batch(batch_id)
         if batch.is_terminal and batch.status != "cancelled":
             return self._ended(context, hook, batch)  # in the last moment
+        self._batch = batch
         raise error_of_deadline(batch, deadline, cancelled=self.cancel_on_deadline)
 
 

@@ -13,7 +13,10 @@ from airflow_provider_llmbatch.core.storage import landing
 from airflow_provider_llmbatch.core.upload import submit_file
 from airflow_provider_llmbatch.errors import NotFoundError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
+from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
+from airflow_provider_llmbatch.operators.assets import add_to_outlets
+from airflow_provider_llmbatch.operators.lineage import HasLineage, Landed
 from airflow_provider_llmbatch.operators.task import airflow_verdict, attempt_of, ledger_of, slot_of
 
 if TYPE_CHECKING:
@@ -21,8 +24,12 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from airflow_provider_llmbatch.core.jsonl import CheckedInput
+    from airflow_provider_llmbatch.models import File
+    from airflow_provider_llmbatch.operators.lineage import Lineage
 
-class LLMBatchCreateFileOperator(BaseOperator):
+
+class LLMBatchCreateFileOperator(HasLineage, BaseOperator):
     """Check an input file line by line, and upload it once; a retry or a clear with the same content uploads nothing.
 
     The input is read twice, in blocks, and never held in memory. Returns the file's id.
@@ -37,6 +44,9 @@ class LLMBatchCreateFileOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("source", "filename", "llmbatch_conn_id")
     ui_color: str = "#d9eae4"
+
+    _checked: CheckedInput | None = None
+    _file: File | None = None
 
     def __init__(
         self,
@@ -59,32 +69,44 @@ class LLMBatchCreateFileOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         hook = LLMBatchHook(self.llmbatch_conn_id)
         with airflow_verdict():
-            if self.purpose != "batch":
-                file = hook.create_file(
-                    self.source, purpose=self.purpose, filename=self.filename, expires_after=self.expires_after
-                )
-                self.log.info(f"Uploaded {file.bytes:,} bytes as {file.id}", file_id=file.id, bytes=file.bytes)
-                return file.id
-            with hook.open_source(self.source) as (stream, name):
-                checked = check_requests(
-                    stream, name=name, limits=hook.adapter.limits, line_check=hook.adapter.line_check()
-                )
-                stream.seek(0)
-                return submit_file(
-                    hook.adapter,
-                    ledger_of(context, "llmbatch_file", FileRecord),
-                    slot_of(context),
-                    stream,
-                    checked,
-                    filename=self.filename,
-                    expires_after=self.expires_after,
-                    attempt=attempt_of(context),
-                    log=self.log,
-                    telemetry=telemetry_of(context["ti"], provider=hook.adapter.provider),
-                ).id
+            self._file = self._upload(context, hook)
+        return self._file.id
+
+    def _upload(self, context: Context, hook: LLMBatchHook) -> File:
+        if self.purpose != "batch":
+            file = hook.create_file(
+                self.source, purpose=self.purpose, filename=self.filename, expires_after=self.expires_after
+            )
+            self.log.info(f"Uploaded {file.bytes:,} bytes as {file.id}", file_id=file.id, bytes=file.bytes)
+            return file
+        with hook.open_source(self.source) as (stream, name):
+            self._checked = check_requests(
+                stream, name=name, limits=hook.adapter.limits, line_check=hook.adapter.line_check()
+            )
+            stream.seek(0)
+            file = submit_file(
+                hook.adapter,
+                ledger_of(context, "llmbatch_file", FileRecord),
+                slot_of(context),
+                stream,
+                self._checked,
+                filename=self.filename,
+                expires_after=self.expires_after,
+                attempt=attempt_of(context),
+                log=self.log,
+                telemetry=telemetry_of(context["ti"], provider=hook.adapter.provider),
+            )
+        add_hook_lineage(hook, read=[self.source])
+        return file
+
+    @override
+    def lineage(self) -> Lineage:
+        from airflow_provider_llmbatch.operators.openlineage import lineage_of_upload  # noqa: PLC0415 - if switched on
+
+        return lineage_of_upload(self.source, self._file, self._checked)
 
 
-class LLMBatchDownloadFileOperator(BaseOperator):
+class LLMBatchDownloadFileOperator(HasLineage, BaseOperator):
     """Land a file of the provider as it is. Returns the destination.
 
     Nothing is checked or merged: LLMBatchDownloadResultsOperator lands the outcomes of a batch. The content streams
@@ -98,6 +120,9 @@ class LLMBatchDownloadFileOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("file_id", "destination", "llmbatch_conn_id")
     ui_color: str = "#d9eae4"
+
+    _provider: str | None = None
+    _landed: Landed | None = None
 
     def __init__(
         self,
@@ -116,14 +141,25 @@ class LLMBatchDownloadFileOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         hook = LLMBatchHook(self.llmbatch_conn_id)
         size = 0
-        with airflow_verdict(), landing(path_of(self.destination)) as stream:
-            for block in hook.file_content(self.file_id):
-                stream.write(block)
-                size += len(block)
+        with airflow_verdict():
+            self._provider = hook.adapter.provider
+            with landing(path_of(self.destination)) as stream:
+                for block in hook.file_content(self.file_id):
+                    stream.write(block)
+                    size += len(block)
+        self._landed = Landed(bytes=size)
         self.log.info(
             f"Landed {size:,} bytes of {self.file_id} in {self.destination}", file_id=self.file_id, bytes=size
         )
+        add_hook_lineage(hook, written=[self.destination])
+        add_to_outlets(context, self.destination, {"uri": self.destination, "bytes": size}, self.log)
         return self.destination
+
+    @override
+    def lineage(self) -> Lineage:
+        from airflow_provider_llmbatch.operators.openlineage import lineage_of_download  # noqa: PLC0415 - if switched on
+
+        return lineage_of_download(self.file_id, self._provider, self.destination, self._landed)
 
 
 class LLMBatchDeleteFileOperator(BaseOperator):

@@ -14,7 +14,10 @@ from airflow_provider_llmbatch.core.storage import landing
 from airflow_provider_llmbatch.core.verdict import error_of_end
 from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
+from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
+from airflow_provider_llmbatch.operators.assets import add_to_outlets
+from airflow_provider_llmbatch.operators.lineage import HasLineage, Landed
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 
 if TYPE_CHECKING:
@@ -23,10 +26,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from pydantic import JsonValue
 
-    from airflow_provider_llmbatch.models import Outcome
+    from airflow_provider_llmbatch.models import Batch, Outcome
+    from airflow_provider_llmbatch.operators.lineage import Lineage
 
 
-class LLMBatchDownloadResultsOperator(BaseOperator):
+class LLMBatchDownloadResultsOperator(HasLineage, BaseOperator):
     """Land what came back of a batch: both result files merged, each request with exactly one outcome.
 
     Lines are JSON objects ``{"custom_id", "outcome", "response": {"status_code", "request_id", "body"} | null, "error":
@@ -41,6 +45,9 @@ class LLMBatchDownloadResultsOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("batch_id", "destination", "llmbatch_conn_id")
     ui_color: str = "#d9eae4"
+
+    _batch: Batch | None = None
+    _landed: Landed | None = None
 
     def __init__(
         self,
@@ -59,7 +66,7 @@ class LLMBatchDownloadResultsOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         hook = LLMBatchHook(self.llmbatch_conn_id)
         with airflow_verdict():
-            batch = hook.retrieve_batch(self.batch_id)
+            batch = self._batch = hook.retrieve_batch(self.batch_id)
             if not batch.is_terminal:
                 raise BatchInputError(
                     f"{batch.id} is {batch.status}: it has no results yet. Nothing was written. Wait for it first, "
@@ -72,17 +79,29 @@ class LLMBatchDownloadResultsOperator(BaseOperator):
             ):
                 raise error
             outcomes: Counter[Outcome] = Counter()
+            size = 0
             encode = msgspec.json.Encoder().encode
             telemetry = telemetry_of(context["ti"], provider=hook.adapter.provider)
             asked = {"batch_id": batch.id, "model": batch.model, "endpoint": batch.endpoint}
             with telemetry.span("landing", **asked) as span, landing(path_of(self.destination)) as stream:
                 for result in merge_results(hook.adapter, batch, log=self.log):
                     outcomes[result.outcome] += 1
-                    stream.write(encode(result) + b"\n")
+                    size += stream.write(encode(result) + b"\n")
                 span.set(**{f"rows.{outcome}": count for outcome, count in outcomes.items()})
+        counts = {str(outcome): count for outcome, count in outcomes.items()}
+        self._landed = Landed(size, outcomes.total(), counts)
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()) or "none"
         self.log.info(f"Landed {outcomes.total():,} results ({told}) in {self.destination}", batch_id=batch.id)
+        add_hook_lineage(hook, written=[self.destination])
+        extra: dict[str, JsonValue] = {"uri": self.destination, "rows": outcomes.total(), "outcomes": {**counts}}
+        add_to_outlets(context, self.destination, extra, self.log)
         return self.destination
+
+    @override
+    def lineage(self) -> Lineage:
+        from airflow_provider_llmbatch.operators.openlineage import lineage_of_landing  # noqa: PLC0415 - if switched on
+
+        return lineage_of_landing(self._batch, self.destination, self._landed)
 
 
 class LLMBatchRetrieveCostsOperator(BaseOperator):

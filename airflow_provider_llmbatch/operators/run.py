@@ -14,9 +14,12 @@ from typing_extensions import override
 from airflow_provider_llmbatch.core.polling import GiveUp
 from airflow_provider_llmbatch.core.run.options import RunOptions
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
 from airflow_provider_llmbatch.operators.asked import Asked, check_source
+from airflow_provider_llmbatch.operators.events import callbacks_of, telling
+from airflow_provider_llmbatch.operators.lineage import HasLineage
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 from airflow_provider_llmbatch.operators.wait import (
     Killed,
@@ -29,18 +32,22 @@ from airflow_provider_llmbatch.triggers.kill import cancel_all_if_over, named
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from airflow.sdk import BaseOperatorLink, Context
     from pydantic import BaseModel, JsonValue
 
+    from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.run import Waiting
+    from airflow_provider_llmbatch.operators.events import OnBatchEvent
+    from airflow_provider_llmbatch.operators.lineage import Lineage
     from airflow_provider_llmbatch.operators.run_input import Records
     from airflow_provider_llmbatch.triggers.run import RunEvent
 
 _SECONDS_TO_CANCEL = 3.5  # of the five after which a worker that was told to stop is killed
 
 
-class LLMBatchRunOperator(BaseOperator):
+class LLMBatchRunOperator(HasLineage, BaseOperator):
     """Ask an LLM about each row of a table or file of any size, through the provider's batch API, exactly once.
 
     The source is read once, into a stage under ``output``, and cut into parts that the provider takes. Each is
@@ -90,6 +97,8 @@ class LLMBatchRunOperator(BaseOperator):
     :param cancel_on_kill: Whether the batches are cancelled when a person marks the waiting task, or its run, as failed
         or success, or deletes its DAG. A clear, a restart or a shutdown cancels nothing. In the triggerer from Airflow
         3.3 on.
+    :param on_batch_event: A notifier, a function of the context, or a list of them, called once with each end of the
+        work (``done``, ``partly_failed``, ``over_budget``, ``deadline``, ``failed``) as ``llmbatch`` in the context.
     :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
     :param min_poll_interval: Seconds between two looks at young batches.
     :param max_poll_interval: Seconds between two looks at old ones; in between a twentieth of their age.
@@ -105,6 +114,8 @@ class LLMBatchRunOperator(BaseOperator):
     ui_color: str = "#d9eae4"
 
     _kill: KillSwitch | None = None  # made when the task runs, since an operator must be copied until then
+    _manifest: Manifest | None = None
+    _batch_ids: Sequence[str] = ()
 
     def __init__(
         self,
@@ -142,6 +153,7 @@ class LLMBatchRunOperator(BaseOperator):
         queue_deadline: timedelta = timedelta(hours=24),
         cancel_on_deadline: bool = True,
         cancel_on_kill: bool = True,
+        on_batch_event: OnBatchEvent = None,
         deferrable: bool | None = None,
         min_poll_interval: float = 10,
         max_poll_interval: float = 300,
@@ -189,6 +201,7 @@ class LLMBatchRunOperator(BaseOperator):
             cancel_on_deadline=cancel_on_deadline,
         )
         self.cancel_on_kill = cancel_on_kill
+        self.on_batch_event = callbacks_of(on_batch_event)
         self.deferrable = (
             conf.getboolean("operators", "default_deferrable", fallback=False) if deferrable is None else deferrable
         )
@@ -199,12 +212,12 @@ class LLMBatchRunOperator(BaseOperator):
 
     @override
     def execute(self, context: Context) -> dict[str, JsonValue]:
-        with airflow_verdict():
+        with airflow_verdict(), self._telling(context):
             return self._go_on(context, first=True)
 
     def execute_complete(self, context: Context, event: RunEvent) -> dict[str, JsonValue]:
         """Go on after the trigger fired; its event is a hint, and the run reads the truth again."""
-        with airflow_verdict():
+        with airflow_verdict(), self._telling(context):
             if event["status"] == "given_up":
                 raise all_given_up(event["error"])
             return self._go_on(context)
@@ -241,6 +254,35 @@ class LLMBatchRunOperator(BaseOperator):
             return records_of_query(self.query, self.sql_conn_id or "")
         return records_of_source(self.source, self.source_format)
 
+    @override
+    def lineage(self) -> Lineage:
+        from airflow_provider_llmbatch.operators.openlineage import lineage_of_run  # noqa: PLC0415 - only if switched on
+
+        return lineage_of_run(
+            sources=self._sources(),
+            query=(self.query, self.sql_conn_id or "") if self.query else None,
+            output=self.output_uri,
+            output_format=self.options.format,
+            endpoint=self.asked.endpoint,
+            model=self.model,
+            batch_ids=self._batch_ids,
+            manifest=self._manifest,
+        )
+
+    def _sources(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else list(self.source or ())
+
+    def _telling(self, context: Context) -> AbstractContextManager[None]:
+        from airflow_provider_llmbatch.operators.run_work import event_of, told_ledger  # noqa: PLC0415 - as above
+
+        return telling(
+            self.on_batch_event,
+            context,
+            self.log,
+            event=lambda error: event_of(context, self._manifest, error, output=self.output_uri),
+            ledger=lambda: told_ledger(context, output=self.output_uri),
+        )
+
     def _go_on(self, context: Context, *, first: bool = False) -> dict[str, JsonValue]:
         """Go as far as it goes, and wait, again and again, until the result set is published.
 
@@ -263,11 +305,14 @@ class LLMBatchRunOperator(BaseOperator):
                 log=self.log,
             )
             if isinstance(state, Published):
+                self._manifest = state.manifest
+                add_hook_lineage(hook, read=self._sources(), written=[self.output_uri])
                 return published(context, state, output=self.output_uri, log_examples=self.log_examples, log=self.log)
             self._wait(context, hook, state, first=first)
             first = False
 
     def _wait(self, context: Context, hook: LLMBatchHook, waiting: Waiting, *, first: bool) -> None:
+        self._batch_ids = waiting.batch_ids
         if waiting.batch_ids and (url := hook.adapter.console_url(waiting.batch_ids[0])):
             LLMBatchConsoleLink().push(context, url)
         from airflow_provider_llmbatch.operators.run_work import tell_links, tell_wait  # noqa: PLC0415 - as above

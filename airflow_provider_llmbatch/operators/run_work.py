@@ -6,13 +6,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from airflow_provider_llmbatch.core.ledger import MemoryStore
-from airflow_provider_llmbatch.core.run.manifest import MANIFEST
+from airflow_provider_llmbatch.core.events import ToldRecord, event_of_run, extra_of_run
+from airflow_provider_llmbatch.core.ledger import Ledger, MemoryStore
+from airflow_provider_llmbatch.core.run.job import folder_of
+from airflow_provider_llmbatch.core.run.manifest import manifest_uri
 from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.run.run import Published, Run, Waiting
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.hooks.batch import path_of
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
+from airflow_provider_llmbatch.operators.assets import add_to_outlets
 from airflow_provider_llmbatch.operators.run_input import check_beforehand, input_of
 from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_errors, tell_links, tell_wait
 from airflow_provider_llmbatch.operators.task import attempt_of, run_store_of, slot_of
@@ -24,12 +27,24 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from structlog.typing import FilteringBoundLogger
 
+    from airflow_provider_llmbatch.core.events import LLMBatchEvent
+    from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.options import RunOptions
+    from airflow_provider_llmbatch.errors import LLMBatchError
     from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
     from airflow_provider_llmbatch.operators.asked import Asked
     from airflow_provider_llmbatch.operators.run_input import Records
 
-__all__ = ["Published", "Waiting", "advanced", "published", "tell_links", "tell_wait"]
+__all__ = [
+    "Published",
+    "Waiting",
+    "advanced",
+    "event_of",
+    "published",
+    "tell_links",
+    "tell_wait",
+    "told_ledger",
+]
 
 
 def advanced(
@@ -93,12 +108,24 @@ def published(
         "outcomes": {str(outcome): count for outcome, count in manifest.outcomes.items()},
         "usage": manifest.usage.model_dump(mode="json"),
         "costs": manifest.costs.model_dump(mode="json") if manifest.costs else None,
-        "manifest": f"{output.rstrip('/')}/{MANIFEST}",
+        "manifest": manifest_uri(output),
     }
     for name in ("outcomes", "usage", "costs", "manifest"):
         context["ti"].xcom_push(key=name, value=told[name])
     tell_errors(manifest, state.examples if log_examples else {}, log)
     tell_end(manifest, str(told["manifest"]), log)
+    add_to_outlets(context, output, extra_of_run(manifest, str(told["manifest"])), log)
     if state.error is not None:
         raise state.error
     return told
+
+
+def event_of(context: Context, manifest: Manifest | None, error: LLMBatchError | None, *, output: str) -> LLMBatchEvent:
+    """The end of the run, for ``on_batch_event``."""
+    return event_of_run(slot_of(context), manifest, error, uri=manifest_uri(output))
+
+
+def told_ledger(context: Context, *, output: str) -> Ledger[ToldRecord]:
+    """Where the run keeps what ``on_batch_event`` was told: with its other records."""
+    store = run_store_of(context, lambda: FolderStore(folder_of(Folder(path_of(output)), slot_of(context))))
+    return Ledger(store, "told", ToldRecord, durable=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_llmbatch.core.ledger import BatchRecord, FileRecord, Ledger, MemoryStore
+from airflow_provider_llmbatch.core.ledger import Ledger, MemoryStore, Record
 from airflow_provider_llmbatch.core.submit import Attempt, Slot
 from airflow_provider_llmbatch.errors import LLMBatchError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmbatch.core.ledger import Store
 
-RecordT = TypeVar("RecordT", FileRecord, BatchRecord)
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 class _TaskStateStore:

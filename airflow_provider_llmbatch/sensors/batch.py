@@ -18,19 +18,24 @@ from airflow_provider_llmbatch.errors import BatchInputError, LLMBatchError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
+from airflow_provider_llmbatch.operators.events import callbacks_of, telling_of_batch
+from airflow_provider_llmbatch.operators.lineage import HasLineage
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 from airflow_provider_llmbatch.operators.wait import check_intervals, ended, given_up, policy_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_provider_llmbatch.models import Batch
+    from airflow_provider_llmbatch.operators.events import OnBatchEvent
+    from airflow_provider_llmbatch.operators.lineage import Lineage
     from airflow_provider_llmbatch.triggers.batch import BatchEvent
 
 
-class LLMBatchSensor(BaseSensorOperator):
+class LLMBatchSensor(HasLineage, BaseSensorOperator):
     """Wait until a batch ends. It never cancels a batch, since it made none.
 
     Returns the batch id, and pushes the XCom keys ``output_file_id`` and ``error_file_id`` (null when absent), also
@@ -42,6 +47,8 @@ class LLMBatchSensor(BaseSensorOperator):
         the parameters of every sensor (``poke_interval``, ``mode``, …) say how often to look, and where to wait.
     :param deadline: How long after its creation the batch may end; by default the provider's worst case and an hour
         (OpenAI: 25 h). A sensor's ``timeout``, counted from its own start, ends the wait too.
+    :param on_batch_event: A notifier, a function of the context, or a list of them, called once with the end of the
+        batch (``done``, ``partly_failed``, ``deadline``, ``failed``) as ``llmbatch`` in the context.
     :param min_poll_interval: In the triggerer: seconds between two looks at a young batch.
     :param max_poll_interval: In the triggerer: seconds between two looks at an old one.
     :param llmbatch_conn_id: The connection. (templated)
@@ -52,6 +59,7 @@ class LLMBatchSensor(BaseSensorOperator):
     ui_color: str = "#d9eae4"
 
     _progress: Progress | None = None
+    _batch: Batch | None = None
 
     def __init__(
         self,
@@ -59,6 +67,7 @@ class LLMBatchSensor(BaseSensorOperator):
         batch_id: str,
         deferrable: bool | None = None,
         deadline: timedelta | None = None,
+        on_batch_event: OnBatchEvent = None,
         min_poll_interval: float = 10,
         max_poll_interval: float = 300,
         llmbatch_conn_id: str = LLMBatchHook.default_conn_name,
@@ -71,6 +80,7 @@ class LLMBatchSensor(BaseSensorOperator):
             conf.getboolean("operators", "default_deferrable", fallback=False) if deferrable is None else deferrable
         )
         self.deadline = deadline
+        self.on_batch_event = callbacks_of(on_batch_event)
         self.min_poll_interval = min_poll_interval
         self.max_poll_interval = max_poll_interval
         self.llmbatch_conn_id = llmbatch_conn_id
@@ -80,7 +90,7 @@ class LLMBatchSensor(BaseSensorOperator):
         if not self.deferrable:
             batch_id: str | None = super().execute(context)
             return batch_id
-        with self._soft_failure(), airflow_verdict():
+        with self._soft_failure(), airflow_verdict(), self._telling(context):
             seen = self._look(context)
             if seen.batch.is_terminal:
                 return ended(context, seen.batch, title=seen.title, log=self.log)
@@ -94,7 +104,7 @@ class LLMBatchSensor(BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue:
         if self._progress is None:
             self._progress = Progress(telemetry_of(context["ti"]))
-        with airflow_verdict():
+        with airflow_verdict(), self._telling(context):
             try:
                 seen = self._look(context)
             except LLMBatchError as error:
@@ -112,7 +122,7 @@ class LLMBatchSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: BatchEvent) -> str | None:
         """Go on after the trigger fired; its event is a hint, and the batch itself is read again."""
-        with airflow_verdict():
+        with airflow_verdict(), self._telling(context):
             if event["status"] == "given_up":
                 raise given_up(self.batch_id, event["error"])
             seen = self._look(context)
@@ -126,13 +136,22 @@ class LLMBatchSensor(BaseSensorOperator):
             )
             return self._defer(event["deadline"])
 
+    @override
+    def lineage(self) -> Lineage:
+        from airflow_provider_llmbatch.operators.openlineage import lineage_of_batch  # noqa: PLC0415 - if switched on
+
+        return lineage_of_batch(self._batch)
+
+    def _telling(self, context: Context) -> AbstractContextManager[None]:
+        return telling_of_batch(self.on_batch_event, context, self.log, batch=lambda: self._batch)
+
     def _look(self, context: Context) -> _Seen:
         """Look through a connection that is fetched anew each time, since a wait may outlive a key."""
         if not self.batch_id:
             raise BatchInputError("The batch_id is empty: there is nothing to wait for.")
         with closing(LLMBatchHook(self.llmbatch_conn_id).adapter) as adapter:
             LLMBatchConsoleLink().push(context, adapter.console_url(self.batch_id))
-            batch = adapter.retrieve_batch(self.batch_id)
+            batch = self._batch = adapter.retrieve_batch(self.batch_id)
             policy = policy_of(
                 batch,
                 adapter,

@@ -67,9 +67,21 @@ def examples(
         "nightly_batch_inference": {"output": output.as_uri()},
         "async_tasks": {"output": output.as_uri()},
         "wait_for_batch": {"output": output.as_uri(), "batch_id": foreign_batch},
-        **{dag_id: {"output": (output / dag_id).as_uri()} for dag_id in ("nightly_run", "run_partitions", "decorated")},
+        **{
+            dag_id: {"output": (output / dag_id).as_uri()}
+            for dag_id in ("nightly_run", "run_partitions", "decorated", "labelled_reviews")
+        },
+        "count_labels": {},
     }
-    return _run_once(confs, "llmbatch_openai", echo_server, tmp_path_factory.mktemp("airflow_home"))
+    home = tmp_path_factory.mktemp("airflow_home")
+    return _run_once(confs, "llmbatch_openai", echo_server, home, lineage=output / "lineage.jsonl")
+
+
+@pytest.fixture(scope="session")
+def lineage(examples: Told, output: Path) -> list[Told]:
+    """The events that OpenLineage's provider sent meanwhile."""
+    del examples
+    return [json.loads(line) for line in (output / "lineage.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +93,9 @@ def nightly_on_azure(azure_server: RunningServer, output: Path, tmp_path_factory
     return run
 
 
-def _run_once(confs: dict[str, dict[str, str]], conn_type: str, server: RunningServer, home: Path) -> Told:
+def _run_once(
+    confs: dict[str, dict[str, str]], conn_type: str, server: RunningServer, home: Path, *, lineage: Path | None = None
+) -> Told:
     connection = {
         "conn_type": conn_type,
         "host": server.url,
@@ -89,6 +103,9 @@ def _run_once(confs: dict[str, dict[str, str]], conn_type: str, server: RunningS
         "extra": {"listing_lag": 0},
     }
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
+    if lineage is not None:
+        transport = {"type": "file", "log_file_path": str(lineage), "append": True}
+        variables["AIRFLOW__OPENLINEAGE__TRANSPORT"] = json.dumps(transport)
     script = Path(__file__).with_name("run_once.py")
     done = subprocess.run(
         [sys.executable, script, EXAMPLE_DAGS, json.dumps(confs), home / "told.json"],

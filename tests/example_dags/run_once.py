@@ -21,7 +21,7 @@ if __name__ == "__main__":
         dag = bag.dags[dag_id]
         of_dag = {
             "upstream": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
-            "schedule": dag.schedule,
+            "schedule": dag.schedule if isinstance(dag.schedule, str) else [each.name for each in dag.schedule or ()],
             "catchup": dag.catchup,
             "retries": sorted({task.retries for task in dag.tasks}),
         }
@@ -31,6 +31,8 @@ if __name__ == "__main__":
                 task.partial_kwargs["deferrable"] = False  # ten deferrals take a minute here, and tell no more than one
         run = dag.test(run_conf=conf)
         of_dag |= {"run_id": run.run_id, "state": str(run.state)}
+        if dag_id == "count_labels":
+            of_dag["counted"] = run.get_task_instance("count").xcom_pull("count")
         # Of a mapped task all instances, by name.
         states = {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
         of_dag |= {

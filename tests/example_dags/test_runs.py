@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from support.server import RunningServer
+
 Told = dict[str, Any]
 LANGUAGES = ["French", "German", "Spanish"]
 PRODUCTS = ["garden hose", "rice cooker", "reading lamp", "folding chair"]
@@ -150,3 +152,69 @@ def test_what_the_decorated_function_yields_is_asked(examples: Told, output: Pat
         for product in PRODUCTS
         for language in LANGUAGES
     ]
+
+
+def test_what_is_published_is_an_asset_whose_event_leads_the_next_dag_to_it(examples: Told, output: Path) -> None:
+    run, next_run = examples["labelled_reviews"], examples["count_labels"]
+    assert (run["state"], run["tasks"]) == ("success", {"classify": "success"})
+    assert (output / "labelled_reviews" / run["run_id"] / "manifest.json").exists()
+    assert (next_run["schedule"], next_run["state"], next_run["counted"]) == (
+        ["labelled_reviews"],
+        "success",
+        {"invalid": 64},
+    )
+
+
+def last_event(lineage: list[Told], job: str) -> Told:
+    return next(event for event in reversed(lineage) if event["job"]["name"] == job)
+
+
+def datasets_of(event: Told) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    inputs, outputs = ([(each["namespace"], each["name"]) for each in event[side]] for side in ("inputs", "outputs"))
+    return inputs, outputs
+
+
+def test_open_lineage_follows_the_rows_through_the_tasks_of_a_dag(
+    lineage: list[Told], examples: Told, output: Path
+) -> None:
+    folder = output / examples["nightly_batch_inference"]["run_id"]
+    ends = {
+        name: last_event(lineage, f"nightly_batch_inference.{name}") for name in ("create_file", "classify", "download")
+    }
+    assert {event["eventType"] for event in ends.values()} == {"COMPLETE"}
+    (source, uploaded), (asked, answered), (landed, table) = (datasets_of(event) for event in ends.values())
+    assert (source, table) == ([("file", f"{folder}/requests.jsonl")], [("file", f"{folder}/results.jsonl")])
+    assert (uploaded, answered) == (asked, landed)
+    assert ends["download"]["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 64
+
+
+def test_open_lineage_is_told_of_a_whole_run_and_of_its_model(
+    lineage: list[Told], examples: Told, example_dags: Path, output: Path
+) -> None:
+    folder = output / "nightly_run" / examples["nightly_run"]["run_id"]
+    event = last_event(lineage, "nightly_run.classify")
+    assert (event["eventType"], datasets_of(event)) == (
+        "COMPLETE",
+        ([("file", f"{example_dags}/data/product_reviews.csv")], [("file", str(folder))]),
+    )
+    assert event["inputs"][0]["inputFacets"]["inputStatistics"]["rowCount"] == 64
+    assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 64
+    facet = event["run"]["facets"]["llmbatch"]
+    assert {name: facet[name] for name in ("provider", "requestedModel", "rows", "outcomes", "manifest")} == {
+        "provider": "openai",
+        "requestedModel": "smollm2-135m-instruct",
+        "rows": 64,
+        "outcomes": {"invalid": 64},
+        "manifest": f"{(output / 'nightly_run').as_uri()}/{folder.name}/manifest.json",
+    }
+    assert (facet["inputTokens"] > 0, facet["batches"]) == (True, 1)
+
+
+def test_open_lineage_is_sent_no_key_and_no_review(
+    lineage: list[Told], echo_server: RunningServer, example_dags: Path
+) -> None:
+    with (example_dags / "data" / "product_reviews.csv").open(newline="", encoding="utf-8") as table:
+        reviews = [review["review"] for review in csv.DictReader(table)]
+    sent = json.dumps([event for event in lineage if "RunOperator" in json.dumps(event)], ensure_ascii=False)
+    assert [each for each in (echo_server.api_key, *reviews) if each in sent] == []
+    assert sent.count("llmbatch") > 0

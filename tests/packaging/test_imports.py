@@ -11,7 +11,17 @@ import pytest
 
 import airflow_provider_llmbatch
 
-AIRFLOW_FACING = {"provider_info", "operators", "triggers", "hooks", "decorators", "sensors", "links", "plugins"}
+AIRFLOW_FACING = {
+    "provider_info",
+    "operators",
+    "triggers",
+    "hooks",
+    "decorators",
+    "sensors",
+    "links",
+    "notifications",
+    "plugins",
+}
 
 WITHOUT_AIRFLOW = """
 import importlib, sys
@@ -91,3 +101,27 @@ def test_importing_what_dags_use_brings_no_sdk_and_no_server(package: str) -> No
         "genai_prices",
     )
     assert [name for name in loaded if name.startswith(heavy)] == []
+
+
+def test_a_dag_file_loads_no_lineage_no_notifier_and_none_of_what_a_run_tells() -> None:
+    modules = (
+        "operators.file",
+        "operators.batch",
+        "operators.results",
+        "operators.run",
+        "sensors.batch",
+        "decorators.run",
+    )
+    imported = run(NEW_MODULES, [f"airflow_provider_llmbatch.{name}" for name in modules])
+    assert imported.returncode == 0, imported.stderr
+    off = (
+        "openlineage",
+        "airflow.providers",
+        "airflow.sdk.lineage",
+        "airflow.sdk.bases.notifier",
+        "airflow_provider_llmbatch.",
+    )
+    loaded = [name for name in imported.stdout.split() if name.startswith(off)]
+    ours = ("core.events", "core.run.manifest", "notifications.batch_event", "operators.openlineage")
+    assert [name for name in loaded if not name.startswith("airflow_provider_llmbatch.")] == []
+    assert [name for name in ours if f"airflow_provider_llmbatch.{name}" in loaded] == []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 from airflow.providers_manager import ProvidersManager
+from airflow.sdk import BaseNotifier
 
 import airflow_provider_llmbatch
 from airflow_provider_llmbatch.adapters.openai import DEFAULT_BASE_URL
@@ -85,6 +86,12 @@ def test_every_link_that_it_names_is_one_that_an_operator_offers() -> None:
         link = getattr(import_module(module), name)
         for operator in (LLMBatchCreateBatchOperator, LLMBatchSensor):
             assert link in {type(each) for each in operator.operator_extra_links}
+
+
+def test_every_notifier_that_it_names_is_one() -> None:
+    for path in INFO["notifications"]:
+        module, _, name = path.rpartition(".")
+        assert issubclass(getattr(import_module(module), name), BaseNotifier)
 
 
 @pytest.mark.parametrize("row", CONNECTIONS.values(), ids=CONNECTIONS)

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.airflow_deployment import airflow_deployment
+from support.airflow_deployment import DagRun, airflow_deployment
 from support.fault_proxy import Answer, Hang, fault_proxy
 from support.gated_server import gated_server
 from support.statsd_server import statsd_server
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from support.airflow_deployment import AirflowDeployment, DagRun
+    from support.airflow_deployment import AirflowDeployment
     from support.fault_proxy import FaultProxy
     from support.gated_server import GatedServer
     from support.statsd_server import StatsD
@@ -158,6 +158,34 @@ def test_a_worker_killed_after_its_post_leaves_a_run_with_one_batch_for_each_par
     run.clear("wait")
     run.wait_for_task("wait", lambda task: (task["try_number"], task["state"]) == (3, "success"))
     assert told() == (3, returned, batch_ids, manifest)
+
+
+def test_a_published_set_starts_the_dag_that_waits_for_it_and_is_told_once_though_its_task_is_cleared(
+    airflow: AirflowDeployment, server: GatedServer, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    server.let_pass(1)
+    (tmp_path / "in.jsonl").write_text('{"text": "say it"}\n')
+    conf = {name: str(tmp_path / name) for name in ("output", "told")}
+    connection = {"conn_type": "llmbatch_openai", "host": proxy.url, "password": server.api_key}
+    airflow.add_connection(tmp_path.name, extra={"listing_lag": 0}, **connection)
+    run = airflow.trigger("publishes", {**conf, "source": f"{tmp_path}/in.jsonl", "connection": tmp_path.name})
+    assert run.wait_for_end() == "success"
+    tries = run.task("classify")["try_number"]
+    run.clear("classify")
+    run.wait_for_task("classify", lambda task: task["try_number"] > tries and task["state"] == "success")
+    manifest = f"{tmp_path}/output/manifest.json"
+    extra = {"manifest": manifest, "rows": 1, "outcomes": {"succeeded": 1}, "provider": "openai", "models": ["m"]}
+
+    def read() -> list[Json]:
+        runs = [
+            DagRun(airflow, "reads", each["dag_run_id"])
+            for each in airflow.get("/api/v2/dags/reads/dagRuns")["dag_runs"]
+        ]
+        return [event for each in runs if each.state == "success" for event in each.xcom("read")]
+
+    # Airflow tells its DAGs of each success; people are told once.
+    assert airflow.wait("both events", lambda: len(read()) == 2 and read()) == [extra, extra]
+    assert (tmp_path / "told").read_text() == f"publishes.classify: 1 of 1 rows answered; results: {manifest}\n"
 
 
 def test_the_log_shows_upload_batch_and_progress_live_while_the_task_is_deferred_and_metrics_count_it(

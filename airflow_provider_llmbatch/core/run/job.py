@@ -31,6 +31,16 @@ STAGES: Final = "_llmbatch"
 """The folder of the output that holds the stages of all runs."""
 
 
+def key_of(slot: Slot) -> str:
+    """The name of the run of a task."""
+    return slot.key("run")
+
+
+def folder_of(output: Folder, slot: Slot) -> Folder:
+    """Where the run of a task keeps its stages, and its records where Airflow keeps none."""
+    return output.child(STAGES, private=True).child(key_of(slot))
+
+
 @dataclass(frozen=True)
 class RunInput:
     """What a run is made from.
@@ -74,12 +84,12 @@ class Job:
     @property
     def key(self) -> str:
         """The run's name: the same on every try."""
-        return self.slot.key("run")
+        return key_of(self.slot)
 
     @property
     def folder(self) -> Folder:
         """Where its stages lie."""
-        return self.output.child(STAGES, private=True).child(self.key)
+        return folder_of(self.output, self.slot)
 
     @property
     def index(self) -> Ledger[IndexRecord]:

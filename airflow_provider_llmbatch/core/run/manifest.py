@@ -6,6 +6,7 @@ schema version fields are only added; a reader of ours refuses a later version r
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -149,6 +150,22 @@ class Manifest(RunFacts):
     models: tuple[str, ...] = ()
     errors: tuple[ErrorEntry, ...] = ()
     parts: tuple[PartEntry, ...] = ()
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many rows have each of the most frequent error codes, whatever their outcome."""
+        counts: Counter[str] = Counter()
+        for error in self.errors:
+            counts[error.code] += error.count
+        return dict(counts)
+
+
+def manifest_uri(output: str) -> str:
+    """Where the manifest of a set lies.
+
+    :param output: The URI of the set's folder, as the user wrote it.
+    """
+    return f"{output.rstrip('/')}/{MANIFEST}"
 
 
 def read_manifest(folder: Folder) -> Manifest | None:
