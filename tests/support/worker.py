@@ -4,7 +4,7 @@ Airflow's own supervisor forks the task's process, which reads the DAG file, run
 tell; only the API server is played here, in memory. A task that defers is resumed at once, in another process.
 
 Argument: a JSON file ``{"dag_file", "dag_id", "tasks": [...], "logs", "traceparent"}``; ``logs`` is a folder.
-Prints, in its last line, the states of all tasks in JSON.
+Writes the states of all tasks beside it, into ``states.json``: what Airflow says goes to its output.
 """
 
 from __future__ import annotations
@@ -111,5 +111,7 @@ class Worker:
 
 
 if __name__ == "__main__":
-    worker = Worker(json.loads(Path(sys.argv[1]).read_text()))
-    print(json.dumps({task_id: worker.run(task_id) for task_id in worker._told["tasks"]}))  # noqa: T201
+    told = Path(sys.argv[1])
+    worker = Worker(json.loads(told.read_text()))
+    states = {task_id: worker.run(task_id) for task_id in worker._told["tasks"]}
+    told.with_name("states.json").write_text(json.dumps(states))
