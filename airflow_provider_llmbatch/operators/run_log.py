@@ -80,7 +80,8 @@ def tell_wait(waiting: Waiting, interval: float, log: FilteringBoundLogger) -> N
     if waiting.resubmit_at is not None:
         more = f"; more is submitted at {moment(waiting.resubmit_at)}"
     log.info(
-        f"Waiting for {what}, at most until {moment(waiting.deadline)}, polling every {interval:g} s at first{more}"
+        f"Waiting for {what}, at most until {moment(waiting.deadline)}, polling every {interval:g} s at first{more}",
+        batches=count,
     )
 
 
@@ -101,10 +102,10 @@ def tell_errors(manifest: Manifest, examples: Mapping[tuple[Outcome, str], str],
 
 
 def _quotable(message: str) -> str:
-    """On one line, masked, and only then cut: half a secret would not be known as one."""
+    """Masked, and only then cut: half a secret would not be known as one."""
     from airflow.sdk.log import redact  # type: ignore[attr-defined] # noqa: PLC0415 - rarely needed; not declared public
 
-    masked = " ".join(str(redact(message)).split())
+    masked = str(redact(message))
     return masked if len(masked) <= _QUOTED_CHARS else f"{masked[:_QUOTED_CHARS]}…"
 
 

@@ -56,7 +56,7 @@ class FrequentErrors:
                 kind = (row.outcome, OTHER)
             self._places.setdefault(kind, (uri, line))
             if row.error and row.error.message:
-                self._messages.setdefault(kind, row.error.message[:_MESSAGE_CHARS])
+                self._messages.setdefault(kind, " ".join(row.error.message.split())[:_MESSAGE_CHARS])
         self._counts[kind] += 1
 
     def entries(self) -> tuple[ErrorEntry, ...]:
@@ -70,5 +70,5 @@ class FrequentErrors:
         )
 
     def messages(self) -> Mapping[tuple[Outcome, str], str]:
-        """What the provider said of the example of each outcome and code."""
+        """What the provider said of the example of each outcome and code: on one line, at most 2,000 characters."""
         return self._messages

@@ -77,6 +77,12 @@ def test_a_code_that_differs_on_every_row_costs_no_memory_and_no_long_line() -> 
     assert {len(message) for message in errors.messages().values()} == {2_000}
 
 
+def test_a_message_is_kept_on_one_line() -> None:
+    errors = FrequentErrors()
+    errors.add(tail("failed", "bad", "not\n  like\tthis "), "u", 1)
+    assert errors.messages() == {("failed", "bad"): "not like this"}
+
+
 def test_an_error_without_a_code_has_its_outcomes_name() -> None:
     errors = FrequentErrors()
     errors.add(tail("failed", None, "a bare text"), "u", 1)
