@@ -15,13 +15,13 @@ from pathlib import Path
 from litellm.batches.batch_utils import calculate_batch_cost_and_usage
 
 
-async def main(results: Path) -> None:
+async def main(lines: list[str]) -> None:
     costs = []
-    for line in results.read_text().splitlines():
+    for line in lines:
         entry = json.loads(line)
         found = await calculate_batch_cost_and_usage([entry], entry["custom_id"].split()[0])
         costs.append(repr(found.cost))
     json.dump({"version": version("litellm"), "costs": costs}, sys.stdout)
 
 
-asyncio.run(main(Path(sys.argv[1])))
+asyncio.run(main(Path(sys.argv[1]).read_text().splitlines()))
