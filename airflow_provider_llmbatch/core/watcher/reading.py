@@ -25,7 +25,7 @@ _FEW: Final = 4  # fewer than so many are asked for singly: a page weighs more t
 _WORTH: Final = 2  # batches that a page has to show on average to be planned for: their positions are guesses
 _SLACK: Final = 2  # pages read beyond the plan, since new batches push the older ones back
 _PATIENCE: Final = 3  # pages read after one that paid
-_SAVED_BY_ONE: Final = 20  # calls for each page that may be read for nothing
+_SAVED_BY_ONE: Final = 10  # calls for each page that may be read for nothing
 _VAIN: Final = 4  # reading ends when not even every fourth batch was where it was looked for
 
 
