@@ -176,6 +176,7 @@ def test_an_adapter_that_is_opened_for_nobody_is_closed(threads: ThreadPools, pr
 
 def test_nothing_is_left_of_an_event_loop_that_was_closed_with_all_its_tasks() -> None:
     providers = [OneBatch(), OneBatch()]
+    before = set(threading.enumerate())
 
     async def made() -> Watcher:
         return Watcher(log=structlog.get_logger())
@@ -194,6 +195,6 @@ def test_nothing_is_left_of_an_event_loop_that_was_closed_with_all_its_tasks() -
     assert len(_WATCHERS) <= 1
     assert [provider.is_closed for provider in providers] == [True, True]
     deadline = time.monotonic() + 5
-    while any(thread.name.startswith("llmbatch") for thread in threading.enumerate()):
+    while set(threading.enumerate()) > before:
         assert time.monotonic() < deadline, threading.enumerate()
         time.sleep(0.01)
