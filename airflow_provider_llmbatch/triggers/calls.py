@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # Apart from those that look, so that an outage that holds up the one does not hold up the other.
 _CANCELLERS: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="llmbatch-cancel")
 
+_SECONDS_TO_FETCH: Final = 60.0  # a connection; all that wait on it would wait for this as well
+
 
 @dataclass(frozen=True)
 class _Fetched:
@@ -43,7 +45,8 @@ class _Fetched:
 
 async def _fetched(llmbatch_conn_id: str) -> _Fetched:
     try:
-        return _Fetched(await LLMBatchHook.aget_connection(llmbatch_conn_id))
+        async with asyncio.timeout(_SECONDS_TO_FETCH):
+            return _Fetched(await LLMBatchHook.aget_connection(llmbatch_conn_id))
     except AirflowNotFoundException as error:
         raise ConnectionSettingsError(
             f"The connection {llmbatch_conn_id!r} does not exist any more, so its batch cannot be looked at. The "

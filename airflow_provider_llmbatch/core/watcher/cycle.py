@@ -137,7 +137,7 @@ class Cycles:
             return await self._call(lambda adapter: adapter.retrieve_batch(batch_id), "single")
 
         calls = _SingleCalls(batch_ids, look, self._batches, self._jitter)
-        at_once = min(1 if self._route.is_doubtful else _SINGLE_CALLS_AT_ONCE, len(batch_ids))
+        at_once = min(1 if self._troubles or self._route.is_doubtful else _SINGLE_CALLS_AT_ONCE, len(batch_ids))
         await asyncio.gather(*(calls.make() for _ in range(at_once)))
         return calls
 

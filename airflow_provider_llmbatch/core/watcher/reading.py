@@ -25,6 +25,7 @@ _FEW: Final = 4  # fewer than so many are asked for singly: a page weighs more t
 _WORTH: Final = 2  # batches that a page has to show on average to be planned for: their positions are guesses
 _SLACK: Final = 2  # pages read beyond the plan, since new batches push the older ones back
 _PATIENCE: Final = 3  # pages read after one that paid
+_SAVED_BY_ONE: Final = 10  # calls for each page that may be read for nothing
 _VAIN: Final = 4  # reading ends when not even every fourth batch was where it was looked for
 
 
@@ -89,14 +90,15 @@ class Reading:
         self._in_order = sorted(expected.values())
         self._unseen = set(expected)
         self._hoped_for = {batch_id for batch_id, page in expected.items() if page <= planned}
-        self._limit = min(planned + _SLACK, len(expected)) if planned else 0
+        self._limit = planned + _SLACK
         self._last_ids: set[str] = set()
         self._is_vain = False
 
     @property
     def goes_on(self) -> bool:
         """Whether another page may save calls: the last batch that is looked for takes one anyway."""
-        return len(self._hoped_for) > 1 and self.pages < self._limit and not self._is_vain
+        most = min(self._limit + self._in_vain, len(self._expected))
+        return len(self._hoped_for) > 1 and self.pages < most and not self._is_vain
 
     def took(self, last_id: str, shown: Collection[str]) -> None:
         """Count a page.
@@ -109,11 +111,16 @@ class Reading:
         self._unseen.difference_update(shown)
         self._hoped_for.difference_update(shown)
         if before - len(self._unseen) > 1:
-            self._limit = min(max(self._limit, self.pages + _PATIENCE), len(self._expected))
-        overdue = bisect_right(self._in_order, self.pages - _SLACK)
+            self._limit = max(self._limit, self.pages + _PATIENCE)
+        overdue = bisect_right(self._in_order, self.pages - _SLACK - self._in_vain)
         seen = len(self._expected) - len(self._unseen)
         self._is_vain = last_id in self._last_ids or seen * _VAIN < overdue
         self._last_ids.add(last_id)
+
+    @property
+    def _in_vain(self) -> int:
+        """How many pages may be read for nothing: few beside the calls that finding the batches would save."""
+        return len(self._hoped_for) // _SAVED_BY_ONE
 
     @property
     def missed(self) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_foreign_batches_in_between_are_read_past_as_long_as_that_saves_calls() 
 def test_batches_that_the_list_never_shows_are_soon_asked_for_without_it() -> None:
     account, due = [f"foreign-{n}" for n in range(100_000)], unknown(200)
     pages = [cycle(account, due)[0] for _ in range(12)]
-    assert pages == [3, 8, 18, *[0] * 9]
+    assert pages == [23, 68, *[0] * 10]
 
 
 def test_batches_far_back_in_the_list_are_asked_for_singly_while_the_front_is_read() -> None:
@@ -79,6 +79,13 @@ def test_batches_that_soon_are_due_are_taken_along_only_where_due_ones_would_be_
     scattered, together = everything[::15], everything[:10]
     assert list(pages.worth_looking_for(scattered, everything)) == everything
     assert list(pages.worth_looking_for(together, everything)) == together
+
+
+def test_batches_that_begin_to_be_watched_anywhere_in_the_list_are_found_by_reading_it() -> None:
+    account = [f"ours-{n}" for n in range(1_000)]
+    first, rest = dict.fromkeys(account[-600:], UNKNOWN), dict.fromkeys(account[:-600], UNKNOWN)
+    assert cycle(account, first) == (100, 0)
+    assert cycle(account, rest) == (40, 0)
 
 
 def test_a_page_that_comes_again_ends_the_reading() -> None:

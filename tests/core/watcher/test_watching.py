@@ -186,10 +186,10 @@ def test_a_batch_that_the_list_calls_otherwise_is_known_by_that_name_after_one_l
 
 
 def test_an_outage_of_hours_is_told_once_and_its_end_too() -> None:
-    provider = account(500)
+    provider = account(120)
 
     async def play(made: Bench) -> None:
-        tasks = [made.wait(batch_id) for batch_id in names(500)]
+        tasks = [made.wait(batch_id) for batch_id in names(120)]
         await asyncio.sleep(60)
         provider.plan = plan_of(DOWN)
         before = provider.calls_of()
@@ -199,34 +199,34 @@ def test_an_outage_of_hours_is_told_once_and_its_end_too() -> None:
             provider.plan = lambda _: None
             before = provider.calls_of()
             await asyncio.sleep(330)
-        assert provider.calls_of("list") == provider.calls_of() or provider.calls_of() - before < 40
-        assert [len(task.told) for task in tasks] == [3] * 500
+            assert provider.calls_of() - before < 10
+        assert [len(task.told) for task in tasks] == [3] * 120
         assert all(task.told[1].popitem()[1] is DOWN for task in tasks)
         assert [line["event"] for line in lines] == [
-            "The provider is down. 500 batches of the connection 'conn' wait on.",
+            "The provider is down. 120 batches of the connection 'conn' wait on.",
             "The connection 'conn' answers again.",
         ]
-        assert [task.verdict for task in tasks] == [None] * 500
+        assert [task.verdict for task in tasks] == [None] * 120
 
     watched(provider, play)
 
 
 def test_a_single_failure_of_the_list_wakes_nobody() -> None:
-    provider = account(500)
+    provider = account(120)
 
     async def play(made: Bench) -> None:
-        tasks = [made.wait(batch_id) for batch_id in names(500)]
+        tasks = [made.wait(batch_id) for batch_id in names(120)]
         await asyncio.sleep(5)
         provider.plan = plan_of(DOWN, times=1)
         with capture_logs() as lines:
             await asyncio.sleep(60)
-        assert [len(task.told) for task in tasks] == [1] * 500
+        assert [len(task.told) for task in tasks] == [1] * 120
         assert lines == []
 
     watched(provider, play)
 
 
-@pytest.mark.parametrize("count", [1, 1_000], ids=["singly", "listed"])
+@pytest.mark.parametrize("count", [1, 200], ids=["singly", "listed"])
 def test_a_provider_that_asks_for_patience_gets_it(count: int) -> None:
     provider = account(count)
 
@@ -244,7 +244,7 @@ def test_a_provider_that_asks_for_patience_gets_it(count: int) -> None:
     watched(provider, play)
 
 
-@pytest.mark.parametrize("count", [1, 3, 1_000])
+@pytest.mark.parametrize("count", [1, 3, 200])
 def test_a_revoked_key_fails_every_wait_after_three_refusals_and_cancels_nothing(count: int) -> None:
     provider = account(count)
 
@@ -255,8 +255,24 @@ def test_a_revoked_key_fails_every_wait_after_three_refusals_and_cancels_nothing
         before = provider.calls_of()
         await asyncio.sleep(300)
         assert [task.verdict for task in tasks] == [GiveUp(REFUSED)] * count
-        assert provider.calls_of() - before <= 3 * min(count, 4)
+        assert provider.calls_of() - before <= 5
         assert provider.calls == []  # of the verbs that change something
+
+    watched(provider, play)
+
+
+def test_a_key_that_is_no_longer_known_fails_those_too_whose_look_is_not_due() -> None:
+    provider = account(2, age=DAY / 2)
+    provider.hold("young")
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id, deadline=2 * DAY) for batch_id in (*names(2), "young")]
+        await asyncio.sleep(5)
+        before = provider.calls_of()
+        provider.plan = plan_of(REFUSED)
+        await asyncio.sleep(100)
+        assert [task.verdict for task in tasks] == [GiveUp(REFUSED)] * 3
+        assert provider.calls_of() - before == 3
 
     watched(provider, play)
 
