@@ -1,4 +1,4 @@
-"""One triggerer process that waits for 10 to 10,000 batches, on our triggers and on the peers', each in a fresh process.
+"""One triggerer that waits for 10 to 10,000 batches, with our triggers and with the peers', each in a fresh process.
 
 The batches lie in a real embedded server on loopback whose every answer takes 100 ms. A side begins to wait for all of
 them, 50 at a time as Airflow does, with the intervals that its operator has by default; then they end, evenly spread
