@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from airflow_provider_llmbatch.models import BATCH_ENDPOINTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from airflow_provider_llmbatch.models import Batch, File
@@ -144,6 +144,13 @@ class Adapter(ABC):
     @abstractmethod
     def list_batches(self, *, after: str | None = None, limit: int | None = None) -> Iterator[Batch]:
         """Page through the batches, newest first where the provider sorts; ``limit`` bounds the whole listing."""
+
+    @abstractmethod
+    def batch_pages(self) -> Iterator[Sequence[Batch]]:
+        """Page through the batches as ``list_batches`` does, a page and a call for each step.
+
+        What cannot be read on a page is left out: it is most likely somebody else's.
+        """
 
     def list_batches_with(self, name: str, value: str) -> Iterator[Batch]:
         """The batches whose metadata hold a pair, and perhaps others: all of them, where the provider cannot filter."""

@@ -134,8 +134,9 @@ class OpenAIAdapter(Adapter):
     def list_files(self, *, purpose: str | None = None, limit: int | None = None) -> Iterator[File]:
         params = {"purpose": purpose} if purpose else {}
         pages = self._pages("/files", "list the files", params, page_size=self._files_page_size(), limit=limit)
-        for item in pages:
-            yield self._file_of(item, "list the files")
+        for items in pages:
+            for item in items:
+                yield self._file_of(item, "list the files")
 
     @override
     def delete_file(self, file_id: str) -> None:
@@ -182,8 +183,18 @@ class OpenAIAdapter(Adapter):
     @override
     def list_batches(self, *, after: str | None = None, limit: int | None = None) -> Iterator[Batch]:
         params = {"after": after} if after else {}
-        for item in self._pages("/batches", "list the batches", params, page_size=_BATCHES_PER_PAGE, limit=limit):
-            yield self._batch_of(item, "list the batches")
+        for items in self._pages("/batches", "list the batches", params, page_size=_BATCHES_PER_PAGE, limit=limit):
+            for item in items:
+                yield self._batch_of(item, "list the batches")
+
+    @override
+    def batch_pages(self) -> Iterator[list[Batch]]:
+        for items in self._pages("/batches", "list the batches", {}, page_size=_BATCHES_PER_PAGE, limit=None):
+            page = []
+            for item in items:
+                with suppress(UnexpectedAnswerError):
+                    page.append(self._batch_of(item, "list the batches"))
+            yield page
 
     @override
     def cancel_batch(self, batch_id: str) -> Batch:
@@ -261,8 +272,8 @@ class OpenAIAdapter(Adapter):
 
     def _pages(
         self, path: str, action: str, params: Mapping[str, str], *, page_size: int | None, limit: int | None
-    ) -> Iterator[dict[str, JsonValue]]:
-        """Every item of a listing, page by page; a page that brings nothing new ends it."""
+    ) -> Iterator[list[dict[str, JsonValue]]]:
+        """The items of a listing, a page and a call for each step; a page that brings nothing new ends it."""
         remaining = limit
         cursor = dict(params)
         while remaining is None or remaining > 0:
@@ -272,7 +283,7 @@ class OpenAIAdapter(Adapter):
             page = _json_object(self._http.send(call), action, self._http.title)
             data = page.get("data", page.get("value"))  # Azure's older versions say value
             items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
-            yield from items if remaining is None else items[:remaining]
+            yield items if remaining is None else items[:remaining]
             remaining = None if remaining is None else remaining - len(items)
             last_id = _cursor(page, items)
             if not page.get("has_more") or not isinstance(last_id, str) or last_id == cursor.get("after"):

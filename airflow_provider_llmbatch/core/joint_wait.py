@@ -1,7 +1,7 @@
 """Waiting for the batches of one run together, decided without I/O: whom to look at, when, and when the wait is over.
 
-As in ``core.polling``, a worker and a triggerer drive the same generator. All batches are looked at in one round, so
-that their progress makes one line, and a round's pause is that of the batch that needs the next look soonest.
+A worker looks at all of them in one round, whose pause is that of the batch that needs the next look soonest. A
+triggerer is told of each batch when it changes (``core.watcher``). What looks mean is the same in both.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from airflow_provider_llmbatch.core.polling import Done, GiveUp, OutOfTime, Wait, decide, is_refusal
-from airflow_provider_llmbatch.errors import LLMBatchError, UnavailableError
+from airflow_provider_llmbatch.core.polling import Done, GiveUp, OutOfTime, Streak, Wait
+from airflow_provider_llmbatch.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from airflow_provider_llmbatch.core.polling import Look, PollPolicy, Verdict
 
@@ -41,15 +41,49 @@ class Due:
 JointVerdict: TypeAlias = Ended | Due | GiveUp | OutOfTime
 
 
-@dataclass
-class _Seen:
-    failures: int = 0
-    refusals: int = 0
+class JointWait:
+    """What looks at several batches mean together, however they are made.
 
-    def decide(self, look: Look, now: float, policy: PollPolicy, jitter: float) -> Wait | Verdict:
-        self.failures = self.failures + 1 if isinstance(look, LLMBatchError) else 0
-        self.refusals = self.refusals + 1 if is_refusal(look) else 0
-        return decide(look, now, policy, failures=self.failures, refusals=self.refusals, jitter=jitter)
+    :param resubmit_at: When something that did not fit is to be submitted, in seconds since 1970.
+    :param any_end: Whether the first batch that ends ends the wait, since another one may take its place.
+    """
+
+    __slots__ = ("_any_end", "_given_up", "_has_ended", "policy", "running", "until")
+
+    def __init__(
+        self,
+        batch_ids: Iterable[str],
+        policy: PollPolicy,
+        *,
+        resubmit_at: float | None = None,
+        any_end: bool = False,
+    ) -> None:
+        self.policy = policy
+        self.running = dict.fromkeys(batch_ids)
+        """The batches that have not ended yet."""
+        self.until = policy.deadline if resubmit_at is None else min(resubmit_at, policy.deadline)
+        """When the wait ends by itself, in seconds since 1970."""
+        self._any_end = any_end
+        self._has_ended = False
+        self._given_up: GiveUp | None = None
+
+    def take(self, batch_id: str, decision: Wait | Verdict) -> None:
+        """Take what a look at one of the batches means for that one."""
+        if isinstance(decision, GiveUp):
+            self._given_up = self._given_up or decision
+        elif isinstance(decision, Done):
+            self.running.pop(batch_id, None)
+            self._has_ended = True
+
+    def verdict(self, now: float) -> JointVerdict | None:
+        """What ends the wait, if anything does; ``now`` in seconds since 1970."""
+        if self._given_up is not None:
+            return self._given_up
+        if self._has_ended and (self._any_end or not self.running):
+            return Ended()
+        if now >= self.until:
+            return OutOfTime() if now >= self.policy.deadline else Due()
+        return None
 
 
 def watch_together(
@@ -62,27 +96,24 @@ def watch_together(
 ) -> Generator[Round, Mapping[str, Look], JointVerdict]:
     """Yield the next round, take what it saw of each of its batches, and return the verdict.
 
-    :param resubmit_at: When something that did not fit is to be submitted, in seconds since 1970.
-    :param any_end: Whether the first batch that ends ends the wait, since another one may take its place.
+    The parameters are those of ``JointWait``.
     """
-    running = {batch_id: _Seen() for batch_id in batch_ids}
-    until = policy.deadline if resubmit_at is None else min(resubmit_at, policy.deadline)
+    wait = JointWait(batch_ids, policy, resubmit_at=resubmit_at, any_end=any_end)
+    streaks = {batch_id: Streak() for batch_id in wait.running}
     seconds = 0.0
     while True:
-        left = max(until - clock(), 0.0)
-        looks = yield Round(min(seconds, left) if running else left, tuple(running))
+        left = max(wait.until - clock(), 0.0)
+        looks = yield Round(min(seconds, left) if wait.running else left, tuple(wait.running))
         now = clock()
         jitter = random.uniform(-1.0, 1.0)
-        decisions = {batch_id: running[batch_id].decide(look, now, policy, jitter) for batch_id, look in looks.items()}
+        decisions = {
+            batch_id: streaks[batch_id].decide(look, now, policy, jitter=jitter) for batch_id, look in looks.items()
+        }
         for batch_id, decision in decisions.items():
-            if isinstance(decision, GiveUp):
-                return decision
-            if isinstance(decision, Done):
-                del running[batch_id]
-        if len(running) < len(batch_ids) and (any_end or not running):
-            return Ended()
-        if now >= until:
-            return OutOfTime() if now >= policy.deadline else Due()
+            wait.take(batch_id, decision)
+        verdict = wait.verdict(now)
+        if verdict is not None:
+            return verdict
         seconds = _pause(looks, decisions)
 
 

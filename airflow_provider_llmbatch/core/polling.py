@@ -111,15 +111,29 @@ def _is_bearable(error: LLMBatchError, refusals: int) -> bool:
     return refusals < _REFUSALS_TO_BELIEVE if is_refusal(error) else error.retriable
 
 
+@dataclass(slots=True)
+class Streak:
+    """How many looks at one batch failed in a row, and how many of the last were refused."""
+
+    failures: int = 0
+    refusals: int = 0
+
+    def decide(self, look: Look, now: float, policy: PollPolicy, *, jitter: float) -> Wait | Verdict:
+        """Count a look, and decide as ``decide`` does."""
+        self.count(look)
+        return decide(look, now, policy, failures=self.failures, refusals=self.refusals, jitter=jitter)
+
+    def count(self, look: Look) -> None:
+        self.failures = self.failures + 1 if isinstance(look, LLMBatchError) else 0
+        self.refusals = self.refusals + 1 if is_refusal(look) else 0
+
+
 def watch(policy: PollPolicy, *, clock: Callable[[], float] = time.time) -> Generator[Wait, Look, Verdict]:
     """Yield how long to wait before the next look, take what it saw, and return the verdict."""
-    failures = refusals = 0
+    streak = Streak()
     look = yield Wait(0.0)
     while True:
-        failures = failures + 1 if isinstance(look, LLMBatchError) else 0
-        refusals = refusals + 1 if is_refusal(look) else 0
-        jitter = random.uniform(-1.0, 1.0)
-        decision = decide(look, clock(), policy, failures=failures, refusals=refusals, jitter=jitter)
+        decision = streak.decide(look, clock(), policy, jitter=random.uniform(-1.0, 1.0))
         if not isinstance(decision, Wait):
             return decision
         look = yield decision

@@ -7,22 +7,24 @@ an answer.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from typing_extensions import override
 
-from airflow_provider_llmbatch.core.polling import Done, GiveUp, PollPolicy, Verdict, watch
+from airflow_provider_llmbatch.core.joint_wait import Ended
+from airflow_provider_llmbatch.core.polling import GiveUp, PollPolicy
 from airflow_provider_llmbatch.core.progress import Progress
-from airflow_provider_llmbatch.triggers.calls import Eye, after_kill
+from airflow_provider_llmbatch.triggers.calls import after_kill, watch
 from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from pydantic import JsonValue
+
+    from airflow_provider_llmbatch.core.joint_wait import JointVerdict
 
 
 class BatchEvent(TypedDict):
@@ -85,7 +87,7 @@ class LLMBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         verdict = await self._verdict()
         status: Literal["ended", "out_of_time", "given_up"] = "out_of_time"
-        if isinstance(verdict, Done):
+        if isinstance(verdict, Ended):
             status = "ended"
         elif isinstance(verdict, GiveUp):
             status = "given_up"
@@ -106,20 +108,12 @@ class LLMBatchTrigger(BaseTrigger):
             self.log,
         )
 
-    async def _verdict(self) -> Verdict:
+    async def _verdict(self) -> JointVerdict:
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
-        waiting = watch(policy)
-        eye = Eye(self.llmbatch_conn_id)
         progress = Progress()
-        try:
-            wait = next(waiting)
+        async with watch(self.llmbatch_conn_id, [self.batch_id], policy) as waiting:
             while True:
-                await asyncio.sleep(wait.seconds)
-                look = await eye.look(self.batch_id)
-                progress.report(look, time.time(), self.log)
-                wait = waiting.send(look)
-        except StopIteration as end:
-            verdict: Verdict = end.value
-            return verdict
-        finally:
-            await eye.close()
+                for look in (await waiting.changes()).values():
+                    progress.report(look, time.time(), self.log)
+                if (verdict := waiting.verdict) is not None:
+                    return verdict

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from airflow.sdk.exceptions import AirflowNotFoundException
 from asgiref.sync import sync_to_async
 
-from airflow_provider_llmbatch.errors import (
-    AccessRefusedError,
-    ConnectionSettingsError,
-    LLMBatchError,
-    UnavailableError,
-)
+from airflow_provider_llmbatch.core.watcher.watcher import Watcher, watcher_of_running_loop
+from airflow_provider_llmbatch.errors import ConnectionSettingsError, UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 
 if TYPE_CHECKING:
@@ -24,68 +23,55 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.adapters.base import Adapter
-    from airflow_provider_llmbatch.core.polling import Look
-
-# Our own, since the event loop's default pool has six threads on two cores, which every provider's triggers share.
-_LOOKERS: Final = ThreadPoolExecutor(max_workers=16, thread_name_prefix="llmbatch")
+    from airflow_provider_llmbatch.core.polling import PollPolicy
+    from airflow_provider_llmbatch.core.watcher.subscription import Subscription
 
 # Apart from those that look, so that an outage that holds up the one does not hold up the other.
 _CANCELLERS: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="llmbatch-cancel")
 
-_LOOKS_AT_ONCE: Final = 4  # of one trigger, so that a run of many batches leaves threads to the others
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A connection as Airflow gave it; what it holds is secret, so nothing of it is shown."""
+
+    connection: Connection = field(repr=False)
+
+    def open(self) -> Adapter:
+        return LLMBatchHook.adapter_of(self.connection, looking=True)
 
 
-class Eye:
-    """Looks at batches through a connection, off the event loop; fetches the connection anew after a refusal."""
+async def _fetched(llmbatch_conn_id: str) -> _Fetched:
+    try:
+        return _Fetched(await LLMBatchHook.aget_connection(llmbatch_conn_id))
+    except AirflowNotFoundException as error:
+        raise ConnectionSettingsError(
+            f"The connection {llmbatch_conn_id!r} does not exist any more, so its batch cannot be looked at. The "
+            "batch goes on at the provider. Add the connection again and clear the task, which then waits on."
+        ) from error
+    except Exception as error:  # whatever keeps Airflow from answering is to be borne like an outage
+        raise UnavailableError(
+            f"Airflow did not give the connection {llmbatch_conn_id!r} ({type(error).__name__}: {error})."
+        ) from error
 
-    def __init__(self, llmbatch_conn_id: str) -> None:
-        self._conn_id = llmbatch_conn_id
-        self._adapter: Adapter | None = None
 
-    async def look(self, batch_id: str) -> Look:
-        return (await self.look_at([batch_id]))[batch_id]
-
-    async def look_at(self, batch_ids: Iterable[str]) -> dict[str, Look]:
-        """What each of the batches is now, or why it could not be seen."""
-        batch_ids = tuple(batch_ids)
-        try:
-            adapter = self._adapter = self._adapter or await self._connect()
-        except LLMBatchError as error:
-            return dict.fromkeys(batch_ids, error)
-        free = asyncio.Semaphore(_LOOKS_AT_ONCE)
-
-        async def look(batch_id: str) -> Look:
-            async with free:
-                try:
-                    return await asyncio.get_running_loop().run_in_executor(_LOOKERS, adapter.retrieve_batch, batch_id)
-                except LLMBatchError as error:
-                    return error
-
-        looks = dict(zip(batch_ids, await asyncio.gather(*map(look, batch_ids)), strict=True))
-        if any(isinstance(each, AccessRefusedError) for each in looks.values()):
-            await self.close()  # the key may have been rotated
-        return looks
-
-    async def _connect(self) -> Adapter:
-        try:
-            connection = await LLMBatchHook.aget_connection(self._conn_id)
-        except AirflowNotFoundException as error:
-            raise ConnectionSettingsError(
-                f"The connection {self._conn_id!r} does not exist any more, so its batch cannot be looked at. The "
-                "batch goes on at the provider. Add the connection again and clear the task, which then waits on."
-            ) from error
-        except Exception as error:  # whatever keeps Airflow from answering is to be borne like an outage
-            raise UnavailableError(
-                f"Airflow did not give the connection {self._conn_id!r} ({type(error).__name__}: {error})."
-            ) from error
-        return await asyncio.get_running_loop().run_in_executor(
-            _LOOKERS, lambda: LLMBatchHook.adapter_of(connection, looking=True)
-        )
-
-    async def close(self) -> None:
-        if self._adapter is not None:
-            adapter, self._adapter = self._adapter, None
-            await asyncio.get_running_loop().run_in_executor(_LOOKERS, adapter.close)
+def watch(
+    llmbatch_conn_id: str,
+    batch_ids: Iterable[str],
+    policy: PollPolicy,
+    *,
+    resubmit_at: float | None = None,
+    any_end: bool = False,
+) -> Subscription:
+    """Watch batches together with every other trigger of this process; see ``Watcher.watch``."""
+    watcher = watcher_of_running_loop(lambda: Watcher(log=structlog.get_logger(__name__)))
+    return watcher.watch(
+        llmbatch_conn_id,
+        partial(_fetched, llmbatch_conn_id),
+        batch_ids,
+        policy,
+        resubmit_at=resubmit_at,
+        any_end=any_end,
+    )
 
 
 async def after_kill(

@@ -6,17 +6,16 @@ is a hint. Serialized are ids, moments and intervals; never a key, a prompt or a
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from typing_extensions import override
 
-from airflow_provider_llmbatch.core.joint_wait import Due, Ended, watch_together
+from airflow_provider_llmbatch.core.joint_wait import Due, Ended
 from airflow_provider_llmbatch.core.polling import GiveUp, PollPolicy
 from airflow_provider_llmbatch.core.progress import JointProgress
-from airflow_provider_llmbatch.triggers.calls import Eye, after_kill
+from airflow_provider_llmbatch.triggers.calls import after_kill, watch
 from airflow_provider_llmbatch.triggers.kill import cancel_all_if_over, named
 
 if TYPE_CHECKING:
@@ -111,21 +110,15 @@ class LLMBatchRunTrigger(BaseTrigger):
 
     async def _verdict(self) -> JointVerdict:
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
-        waiting = watch_together(self.batch_ids, policy, resubmit_at=self.resubmit_at, any_end=self.any_end)
-        eye = Eye(self.llmbatch_conn_id)
         progress = JointProgress()
-        try:
-            turn = next(waiting)
+        async with watch(
+            self.llmbatch_conn_id, self.batch_ids, policy, resubmit_at=self.resubmit_at, any_end=self.any_end
+        ) as waiting:
             while True:
-                await asyncio.sleep(turn.seconds)
-                looks = await eye.look_at(turn.batch_ids) if turn.batch_ids else {}
-                progress.report(looks, time.time(), self.log)
-                turn = waiting.send(looks)
-        except StopIteration as end:
-            verdict: JointVerdict = end.value
-            return verdict
-        finally:
-            await eye.close()
+                if looks := await waiting.changes():
+                    progress.report(looks, time.time(), self.log)
+                if (verdict := waiting.verdict) is not None:
+                    return verdict
 
 
 def event_of(verdict: JointVerdict) -> RunEvent:

@@ -182,6 +182,10 @@ class MemoryProvider(Adapter):
         yield from reversed([batch for batch in self.batches.values() if self._shows(batch)])
 
     @override
+    def batch_pages(self) -> Iterator[list[Batch]]:
+        yield list(self.list_batches())
+
+    @override
     def cancel_batch(self, batch_id: str) -> Batch:
         self.calls.append("cancel_batch")
         if not self.retrieve_batch(batch_id).is_terminal:

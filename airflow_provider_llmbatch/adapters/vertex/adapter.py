@@ -183,6 +183,15 @@ class VertexAdapter(Adapter):
         return self._listed({}, after=after, limit=limit)
 
     @override
+    def batch_pages(self) -> Iterator[list[Batch]]:
+        for jobs in self._pages({}):
+            page = []
+            for job in jobs:
+                with suppress(UnexpectedAnswerError):
+                    page.append(self._batch_of(job, "list the batches"))
+            yield page
+
+    @override
     def list_batches_with(self, name: str, value: str) -> Iterator[Batch]:
         return self._listed({"filter": f'labels.{name}="{value}"'})
 
@@ -264,31 +273,36 @@ class VertexAdapter(Adapter):
         self, params: Mapping[str, str], *, after: str | None = None, limit: int | None = None
     ) -> Iterator[Batch]:
         remaining, begun = limit, after is None
-        cursor = dict(params)
-        while remaining is None or remaining > 0:
-            asked = _JOBS_PER_PAGE if remaining is None or not begun else min(_JOBS_PER_PAGE, remaining)
-            call = Call(
-                "GET",
-                f"v1/{self._parent}/batchPredictionJobs",
-                "list the batches",
-                params={**cursor, "pageSize": str(asked)},
-            )
-            page = self._json(call)
-            jobs = page.get("batchPredictionJobs")
-            for job in jobs if isinstance(jobs, list) else ():
-                if not isinstance(job, dict) or (remaining is not None and remaining <= 0):
-                    continue
+        if remaining == 0:
+            return
+        for jobs in self._pages(params, size=limit if begun else None):
+            for job in jobs:
                 batch = self._batch_of(job, "list the batches")
                 if begun:
                     yield batch
                     remaining = None if remaining is None else remaining - 1
+                if remaining == 0:
+                    return
                 begun = begun or batch.id == after
+        if not begun:
+            raise NotFoundError(f"The list of batches in {self._parent} holds no {after} to begin behind.")
+
+    def _pages(self, params: Mapping[str, str], *, size: int | None = None) -> Iterator[list[dict[str, JsonValue]]]:
+        """The jobs of a listing, a page and a call for each step; a page that repeats its token ends it.
+
+        :param size: Ask for no more than so many at a time.
+        """
+        cursor = {**params, "pageSize": str(min(size or _JOBS_PER_PAGE, _JOBS_PER_PAGE))}
+        while True:
+            page = self._json(
+                Call("GET", f"v1/{self._parent}/batchPredictionJobs", "list the batches", params=dict(cursor))
+            )
+            jobs = page.get("batchPredictionJobs")
+            yield [job for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
             token = page.get("nextPageToken")
             if not isinstance(token, str) or not token or token == cursor.get("pageToken"):
-                break
+                return
             cursor["pageToken"] = token
-        if not begun and remaining != 0:
-            raise NotFoundError(f"The list of batches in {self._parent} holds no {after} to begin behind.")
 
     def _json(self, call: Call) -> dict[str, JsonValue]:
         body = self._http.send(call)

@@ -1,0 +1,1 @@
+"""One poll loop per connection, shared by every trigger of a process."""
