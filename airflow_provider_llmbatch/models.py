@@ -233,6 +233,12 @@ class Batch(_Model):
         return self.status in TERMINAL_STATUSES
 
     @property
+    def ended_at(self) -> int | None:
+        """When it ended, in seconds since 1970, if it did and the provider tells."""
+        moments = (self.completed_at, self.failed_at, self.expired_at, self.cancelled_at)
+        return next((moment for moment in moments if moment is not None), None)
+
+    @property
     def has_results(self) -> bool:
         """Whether there is a result file to download; a completed batch may have either file, both, or none."""
         return bool(self.output_file_id or self.error_file_id)

@@ -1,4 +1,4 @@
-"""What a waiting task says in its log: one line for each change, readable as it is."""
+"""What a waiting task says: a line in its log for each change, readable as it is, and how old its batches are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.polling import is_refusal
+from airflow_provider_llmbatch.core.telemetry import OFF, tell_seen_end, tell_waiting
 from airflow_provider_llmbatch.errors import LLMBatchError
 from airflow_provider_llmbatch.models import Batch, RequestCounts
 
@@ -16,14 +17,19 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.core.polling import Look
+    from airflow_provider_llmbatch.core.telemetry import Telemetry
 
 _BAR_WIDTH: Final = 20
 
 
 @dataclass
 class Progress:
-    """Remembers what was said, so that nothing is said twice."""
+    """Remembers what was said, so that nothing is said twice.
 
+    :param telemetry: Learns of each look.
+    """
+
+    telemetry: Telemetry = OFF
     _said: tuple[str, int, int, int] | None = None
     _outages: set[str] = field(default_factory=set)
 
@@ -32,8 +38,11 @@ class Progress:
         if isinstance(look, LLMBatchError):
             if line := self.of_outage(look):
                 log.warning(line)
-        elif line := self.of_batch(look, now):
-            log.info(line, status=look.provider_status or look.status)
+            return
+        tell = tell_seen_end if look.is_terminal else tell_waiting
+        tell(self.telemetry, look, now)
+        if line := self.of_batch(look, now):
+            log.info(line, batch_id=look.id, status=look.provider_status or look.status)
 
     def of_batch(self, batch: Batch, now: float) -> str | None:
         """A line if the batch changed since the last one, or is seen again after an outage, else ``None``.
@@ -71,8 +80,12 @@ class Progress:
 
 @dataclass
 class JointProgress:
-    """Of several batches together: one line for each change, however many of them changed."""
+    """Of several batches together: one line for each change, however many of them changed.
 
+    :param telemetry: Learns of each round of looks: the age of the oldest batch, and each end as it is seen.
+    """
+
+    telemetry: Telemetry = OFF
     _one: Progress = field(default_factory=Progress)
     _batches: dict[str, Batch] = field(default_factory=dict)
     _said: tuple[object, ...] = ()
@@ -83,7 +96,9 @@ class JointProgress:
         for error in errors:
             if line := self._one.of_outage(error):
                 log.warning(line)
-        self._batches |= {batch_id: look for batch_id, look in looks.items() if isinstance(look, Batch)}
+        seen = {batch_id: look for batch_id, look in looks.items() if isinstance(look, Batch)}
+        self._tell(seen, now)
+        self._batches |= seen
         if not self._batches or errors:
             return
         statuses = Counter(batch.provider_status or batch.status for batch in self._batches.values())
@@ -97,6 +112,15 @@ class JointProgress:
             log.info(_line(counts, *_paces(self._batches.values(), now)), batches=of_each)
         elif looks:
             log.info(f"Batches: {of_each}")
+
+    def _tell(self, seen: Mapping[str, Batch], now: float) -> None:
+        for batch_id, batch in seen.items():
+            before = self._batches.get(batch_id)
+            if batch.is_terminal and not (before and before.is_terminal):
+                tell_seen_end(self.telemetry, batch, now)
+        waited_for = [batch for batch in seen.values() if not batch.is_terminal and batch.created_at is not None]
+        if waited_for:
+            tell_waiting(self.telemetry, min(waited_for, key=lambda batch: batch.created_at or 0), now)
 
     def _counts(self) -> RequestCounts:
         each = [batch.request_counts for batch in self._batches.values()]

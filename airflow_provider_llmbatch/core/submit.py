@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.backoff import queue_refusal_of
 from airflow_provider_llmbatch.core.ledger import BatchRecord
+from airflow_provider_llmbatch.core.telemetry import OFF
 from airflow_provider_llmbatch.errors import (
     BatchInputError,
     LLMBatchError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmbatch.adapters.base import Adapter, Limits
     from airflow_provider_llmbatch.core.ledger import Ledger
+    from airflow_provider_llmbatch.core.telemetry import Telemetry
     from airflow_provider_llmbatch.models import Batch
 
 KEY_NAME: Final = "llmbatch_key"
@@ -150,6 +152,7 @@ def submit_batch(
     timing: Timing,
     log: FilteringBoundLogger,
     listed: Sequence[Batch] | None = None,
+    telemetry: Telemetry = OFF,
 ) -> Batch:
     """Create a batch once, or return the one that an earlier try created.
 
@@ -162,7 +165,7 @@ def submit_batch(
         looking), after which a retry looks again before it creates anything.
     """
     check_metadata(job.metadata, adapter.limits)
-    return _Submission(adapter, ledger, slot, job, attempt, timing, log, listed).batch()
+    return _Submission(adapter, ledger, slot, job, attempt, timing, log, listed, telemetry).batch()
 
 
 def find_batch(
@@ -196,6 +199,7 @@ class _Submission:
     timing: Timing
     log: FilteringBoundLogger
     listed: Sequence[Batch] | None = None
+    telemetry: Telemetry = OFF
 
     def batch(self) -> Batch:
         earlier = self.ledger.read()
@@ -248,22 +252,29 @@ class _Submission:
         except NotFoundError:
             if not cleared:
                 raise
-            self.log.info(f"{batch_id} of the cleared try is gone at the provider: creating another batch")
+            self.log.info(
+                f"{batch_id} of the cleared try is gone at the provider: creating another batch", batch_id=batch_id
+            )
             return None
         if self._met_full_queue(batch):
             return None
         if cleared and _ended_badly(batch):
-            self.log.info(f"{batch_id} of the cleared try is {batch.status}: creating another batch")
+            self.log.info(f"{batch_id} of the cleared try is {batch.status}: creating another batch", batch_id=batch_id)
             return None
         if cleared:
             self.ledger.write(record.model_copy(update={"max_tries": self.attempt.max_tries}))
-        self.log.info(f"{batch_id} was created by an earlier try: waiting for it, nothing is paid again")
+        self.log.info(
+            f"{batch_id} was created by an earlier try: waiting for it, nothing is paid again",
+            **self._address_of(batch),
+        )
         return batch
 
     def _met_full_queue(self, batch: Batch) -> bool:
         if queue_refusal_of(batch, title=self.adapter.title) is None:
             return False
-        self.log.info(f"{batch.id} met a full queue and never ran: submitting {self.job.input_file_id} again")
+        self.log.info(
+            f"{batch.id} met a full queue and never ran: submitting {self.job.input_file_id} again", batch_id=batch.id
+        )
         return True
 
     def _intent(self, number: int, earlier: BatchRecord | None = None) -> BatchRecord:
@@ -303,7 +314,9 @@ class _Submission:
                 self.ledger.write(record.model_copy(update={"state": "refused"}))
                 raise
             self._record(record, batch)
-            self.log.info(f"Created batch {batch.id} (key {record.key})", endpoint=self.job.endpoint)
+            self.log.info(
+                f"Created batch {batch.id} (key {record.key})", endpoint=self.job.endpoint, **self._address_of(batch)
+            )
             return self._oldest(record, batch) if in_doubt else batch
         if found := self._look(record):
             return self._keep(record, found)
@@ -314,13 +327,23 @@ class _Submission:
         )
 
     def _post(self, record: BatchRecord) -> Batch:
-        return self.adapter.create_batch(
-            self.job.input_file_id,
-            endpoint=self.job.endpoint,
-            completion_window=self.job.completion_window,
-            metadata={**self.job.metadata, KEY_NAME: record.key},
-            output_expires_after=self.job.output_expires_after,
-        )
+        told = {"endpoint": self.job.endpoint, "file_id": self.job.input_file_id, "key": record.key}
+        with self.telemetry.span("create_batch", **told) as span:
+            batch = self.adapter.create_batch(
+                self.job.input_file_id,
+                endpoint=self.job.endpoint,
+                completion_window=self.job.completion_window,
+                metadata={**self.job.metadata, KEY_NAME: record.key},
+                output_expires_after=self.job.output_expires_after,
+            )
+            span.set(batch_id=batch.id, model=batch.model)
+        self.telemetry.count("batches.created", provider=self.adapter.provider, model=batch.model)
+        return batch
+
+    def _address_of(self, batch: Batch) -> dict[str, str]:
+        """The fields by which a line of the log leads to the batch."""
+        url = self.adapter.console_url(batch.id)
+        return {"batch_id": batch.id, "console_url": url} if url else {"batch_id": batch.id}
 
     def _record(self, record: BatchRecord, batch: Batch) -> None:
         self.ledger.write(
@@ -330,7 +353,8 @@ class _Submission:
     def _keep(self, record: BatchRecord, batch: Batch) -> Batch:
         self._record(record, batch)
         self.log.info(
-            f"Found batch {batch.id}, which an earlier call created (key {record.key}): nothing is paid again"
+            f"Found batch {batch.id}, which an earlier call created (key {record.key}): nothing is paid again",
+            **self._address_of(batch),
         )
         return batch
 
@@ -385,7 +409,8 @@ class _Submission:
         status = duplicate.status if duplicate.is_terminal else self.adapter.cancel_batch(duplicate.id).status
         self.log.warning(
             f"{duplicate.id} is a second batch for the same requests (key {record.key}) and is {status} now. What it "
-            "did until then may be billed."
+            "did until then may be billed.",
+            batch_id=duplicate.id,
         )
 
     def _is_ours(self, batch: Batch, record: BatchRecord, since: float) -> bool:

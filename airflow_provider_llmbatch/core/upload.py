@@ -5,9 +5,11 @@ A second upload would cost nothing, but its other id would make another batch of
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from airflow_provider_llmbatch.core.ledger import FileRecord
+from airflow_provider_llmbatch.core.telemetry import OFF
 from airflow_provider_llmbatch.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.jsonl import CheckedInput
     from airflow_provider_llmbatch.core.ledger import Ledger
     from airflow_provider_llmbatch.core.submit import Attempt, Slot
+    from airflow_provider_llmbatch.core.telemetry import Telemetry
     from airflow_provider_llmbatch.models import File
 
 
@@ -34,6 +37,7 @@ def submit_file(
     expires_after: int | None = None,
     attempt: Attempt,
     log: FilteringBoundLogger,
+    telemetry: Telemetry = OFF,
 ) -> File:
     """Upload an input once: a retry or a clear with the same content finds the file of the earlier try.
 
@@ -49,12 +53,35 @@ def submit_file(
     if file is None and in_doubt and filename is None:
         file = next((f for f in adapter.list_files(purpose="batch") if _holds(f, name, checked, adapter)), None)
         if file is not None:
-            log.info(f"Found {file.id}, which an earlier try uploaded: not uploaded again")
+            log.info(f"Found {file.id}, which an earlier try uploaded: not uploaded again", file_id=file.id)
     if file is None:
         ledger.write(FileRecord(filename=name, sha256=checked.sha256))
-        file = adapter.create_file(stream, filename=name, expires_after=expires_after)
-        log.info(f"Uploaded {_size(checked.bytes)} as {file.id}", bytes=checked.bytes, requests=checked.requests)
+        file = _uploaded(adapter, stream, checked, name, expires_after, telemetry)
+        log.info(
+            f"Uploaded {_size(checked.bytes)} as {file.id}",
+            file_id=file.id,
+            bytes=checked.bytes,
+            requests=checked.requests,
+        )
     ledger.write(FileRecord(filename=name, sha256=checked.sha256, file_id=file.id))
+    return file
+
+
+def _uploaded(
+    adapter: Adapter,
+    stream: BinaryIO,
+    checked: CheckedInput,
+    name: str,
+    expires_after: int | None,
+    telemetry: Telemetry,
+) -> File:
+    told = {"bytes": checked.bytes, "requests": checked.requests, "model": checked.model, "endpoint": checked.endpoint}
+    begin = time.monotonic()
+    with telemetry.span("upload", **told) as span:
+        file = adapter.create_file(stream, filename=name, expires_after=expires_after)
+        span.set(file_id=file.id)
+    telemetry.timing("upload.duration", time.monotonic() - begin, provider=adapter.provider, model=checked.model)
+    telemetry.count("upload.bytes", checked.bytes, provider=adapter.provider, model=checked.model)
     return file
 
 
@@ -68,9 +95,12 @@ def _recorded_file(adapter: Adapter, record: FileRecord, log: FilteringBoundLogg
     try:
         file = adapter.retrieve_file(record.file_id)
     except NotFoundError:
-        log.info(f"{record.file_id}, which an earlier try uploaded, is gone at the provider: uploading again")
+        log.info(
+            f"{record.file_id}, which an earlier try uploaded, is gone at the provider: uploading again",
+            file_id=record.file_id,
+        )
         return None
-    log.info(f"{file.id} has the same content already: not uploaded again")
+    log.info(f"{file.id} has the same content already: not uploaded again", file_id=file.id)
     return file
 
 

@@ -22,6 +22,7 @@ from airflow_provider_llmbatch.core.submit import BatchJob, submit_batch
 from airflow_provider_llmbatch.core.verdict import error_of_deadline, moment
 from airflow_provider_llmbatch.errors import BatchInputError, EnqueuedTokenLimitError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
 from airflow_provider_llmbatch.operators.queue import after_refusal, sleep_until
 from airflow_provider_llmbatch.operators.results import LLMBatchDownloadResultsOperator
@@ -172,6 +173,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
             attempt=replace(attempt_of(context), resumed=resumed),
             timing=hook.timing,
             log=self.log,
+            telemetry=telemetry_of(context["ti"], provider=hook.adapter.provider),
         )
         context["ti"].xcom_push(key="batch_id", value=batch.id)
         url = hook.adapter.console_url(batch.id)
@@ -193,11 +195,13 @@ class LLMBatchCreateBatchOperator(BaseOperator):
             max_poll_interval=self.max_poll_interval,
         )
         self.log.info(
-            f"Waiting at most until {moment(policy.deadline)}; polling every {self.min_poll_interval:g} s at first"
+            f"Waiting at most until {moment(policy.deadline)}; polling every {self.min_poll_interval:g} s at first",
+            batch_id=batch.id,
         )
         if self.deferrable:
             self._defer(batch, policy, queueing)
-        verdict = wait_on_worker(hook.adapter, batch.id, policy, self._kill or SimpleQueue(), self.log)
+        telemetry = telemetry_of(context["ti"], provider=hook.adapter.provider)
+        verdict = wait_on_worker(hook.adapter, batch.id, policy, self._kill or SimpleQueue(), self.log, telemetry)
         return self._conclude(context, hook, batch.id, verdict, policy.deadline)
 
     def _wait_for_room(
@@ -262,7 +266,7 @@ class LLMBatchCreateBatchOperator(BaseOperator):
             return self._ended(context, hook, batch)
         if event["status"] == "out_of_time":
             return self._out_of_time(context, hook, batch_id, event["deadline"])
-        self.log.info(f"The trigger saw {batch_id} end, but it is {batch.status}: waiting on")
+        self.log.info(f"The trigger saw {batch_id} end, but it is {batch.status}: waiting on", batch_id=batch_id)
         policy = PollPolicy(event["deadline"], self.min_poll_interval, self.max_poll_interval)
         return self._defer(batch, policy, queueing)
 
@@ -313,7 +317,7 @@ class LLMBatchRetrieveBatchOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, JsonValue]:
         with airflow_verdict():
             batch = LLMBatchHook(self.llmbatch_conn_id).retrieve_batch(self.batch_id)
-        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}")
+        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}", batch_id=batch.id)
         return batch.model_dump(mode="json")
 
 
@@ -373,5 +377,5 @@ class LLMBatchCancelBatchOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, JsonValue]:
         with airflow_verdict():
             batch = LLMBatchHook(self.llmbatch_conn_id).cancel_batch(self.batch_id)
-        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}")
+        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}", batch_id=batch.id)
         return batch.model_dump(mode="json")

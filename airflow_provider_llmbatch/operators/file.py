@@ -13,6 +13,7 @@ from airflow_provider_llmbatch.core.storage import landing
 from airflow_provider_llmbatch.core.upload import submit_file
 from airflow_provider_llmbatch.errors import NotFoundError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
+from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.operators.task import airflow_verdict, attempt_of, ledger_of, slot_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class LLMBatchCreateFileOperator(BaseOperator):
                 file = hook.create_file(
                     self.source, purpose=self.purpose, filename=self.filename, expires_after=self.expires_after
                 )
-                self.log.info(f"Uploaded {file.bytes:,} bytes as {file.id}", bytes=file.bytes)
+                self.log.info(f"Uploaded {file.bytes:,} bytes as {file.id}", file_id=file.id, bytes=file.bytes)
                 return file.id
             with hook.open_source(self.source) as (stream, name):
                 checked = check_requests(
@@ -79,6 +80,7 @@ class LLMBatchCreateFileOperator(BaseOperator):
                     expires_after=self.expires_after,
                     attempt=attempt_of(context),
                     log=self.log,
+                    telemetry=telemetry_of(context["ti"], provider=hook.adapter.provider),
                 ).id
 
 
@@ -118,7 +120,9 @@ class LLMBatchDownloadFileOperator(BaseOperator):
             for block in hook.file_content(self.file_id):
                 stream.write(block)
                 size += len(block)
-        self.log.info(f"Landed {size:,} bytes of {self.file_id} in {self.destination}", bytes=size)
+        self.log.info(
+            f"Landed {size:,} bytes of {self.file_id} in {self.destination}", file_id=self.file_id, bytes=size
+        )
         return self.destination
 
 
@@ -152,7 +156,7 @@ class LLMBatchDeleteFileOperator(BaseOperator):
             except NotFoundError:
                 if not may_be_gone:
                     raise
-                self.log.info(f"{self.file_id} is gone already")
+                self.log.info(f"{self.file_id} is gone already", file_id=self.file_id)
             else:
-                self.log.info(f"Deleted {self.file_id}")
+                self.log.info(f"Deleted {self.file_id}", file_id=self.file_id)
         return self.file_id

@@ -14,6 +14,7 @@ from airflow_provider_llmbatch.core.storage import landing
 from airflow_provider_llmbatch.core.verdict import error_of_end
 from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
+from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 
 if TYPE_CHECKING:
@@ -71,10 +72,13 @@ class LLMBatchDownloadResultsOperator(BaseOperator):
                 raise error
             outcomes: Counter[Outcome] = Counter()
             encode = msgspec.json.Encoder().encode
-            with landing(path_of(self.destination)) as stream:
+            telemetry = telemetry_of(context["ti"], provider=hook.adapter.provider)
+            asked = {"batch_id": batch.id, "model": batch.model, "endpoint": batch.endpoint}
+            with telemetry.span("landing", **asked) as span, landing(path_of(self.destination)) as stream:
                 for result in merge_results(hook.adapter, batch, log=self.log):
                     outcomes[result.outcome] += 1
                     stream.write(encode(result) + b"\n")
+                span.set(**{f"rows.{outcome}": count for outcome, count in outcomes.items()})
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()) or "none"
         self.log.info(f"Landed {outcomes.total():,} results ({told}) in {self.destination}", batch_id=batch.id)
         return self.destination

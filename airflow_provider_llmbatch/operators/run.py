@@ -14,6 +14,7 @@ from typing_extensions import override
 from airflow_provider_llmbatch.core.polling import GiveUp
 from airflow_provider_llmbatch.core.run.options import RunOptions
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
 from airflow_provider_llmbatch.operators.asked import Asked, check_source
 from airflow_provider_llmbatch.operators.task import airflow_verdict
@@ -91,6 +92,8 @@ class LLMBatchRunOperator(BaseOperator):
     :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
     :param min_poll_interval: Seconds between two looks at young batches.
     :param max_poll_interval: Seconds between two looks at old ones; in between a twentieth of their age.
+    :param log_examples: Whether the log quotes what the provider said of one row for each of the most frequent errors;
+        masked and shortened, but it may quote a prompt.
     :param llmbatch_conn_id: The connection. (templated)
     :raises ValueError: Parameters that cannot hold, told while the DAG is read.
     """
@@ -141,6 +144,7 @@ class LLMBatchRunOperator(BaseOperator):
         deferrable: bool | None = None,
         min_poll_interval: float = 10,
         max_poll_interval: float = 300,
+        log_examples: bool = False,
         llmbatch_conn_id: str = LLMBatchHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
@@ -189,6 +193,7 @@ class LLMBatchRunOperator(BaseOperator):
         )
         self.min_poll_interval = min_poll_interval
         self.max_poll_interval = max_poll_interval
+        self.log_examples = log_examples
         self.llmbatch_conn_id = llmbatch_conn_id
 
     @override
@@ -257,7 +262,7 @@ class LLMBatchRunOperator(BaseOperator):
                 log=self.log,
             )
             if isinstance(state, Published):
-                return published(context, state, output=self.output_uri, log=self.log)
+                return published(context, state, output=self.output_uri, log_examples=self.log_examples, log=self.log)
             self._wait(context, hook, state, first=first)
             first = False
 
@@ -278,6 +283,7 @@ class LLMBatchRunOperator(BaseOperator):
             min_poll_interval=self.min_poll_interval,
             max_poll_interval=self.max_poll_interval,
             log=self.log,
+            telemetry=telemetry_of(context["ti"], provider=hook.adapter.provider),
         )
         if isinstance(verdict, Killed):
             raise AirflowException(f"The task was killed. {self._after_kill(context, hook, waiting)}")

@@ -9,16 +9,18 @@ from airflow_provider_llmbatch.core.run.verdict import counted
 from airflow_provider_llmbatch.core.verdict import moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.run import Waiting
+    from airflow_provider_llmbatch.models import Outcome
 
 _LINES_IN_SIGHT: Final = 8
 _LINKS: Final = 3
+_QUOTED_CHARS: Final = 200
 
 
 class _Folding:
@@ -63,7 +65,7 @@ def tell_links(waiting: Waiting, adapter: Adapter, log: FilteringBoundLogger) ->
     """Where people can see the first batches."""
     for batch_id in waiting.batch_ids[:_LINKS]:
         if url := adapter.console_url(batch_id):
-            log.info(f"Console: {url}")
+            log.info(f"Console: {url}", batch_id=batch_id)
 
 
 def tell_wait(waiting: Waiting, interval: float, log: FilteringBoundLogger) -> None:
@@ -81,10 +83,38 @@ def tell_wait(waiting: Waiting, interval: float, log: FilteringBoundLogger) -> N
     )
 
 
+def tell_errors(manifest: Manifest, examples: Mapping[tuple[Outcome, str], str], log: FilteringBoundLogger) -> None:
+    """The most frequent errors of a set, each with the place of an example.
+
+    :param examples: What the provider said of the examples, as far as the log may quote it.
+    """
+    for error in manifest.errors:
+        message = examples.get((error.outcome, error.code))
+        quoted = f": {_quotable(message)}" if message else ""
+        log.warning(
+            f"{error.count:,} {error.outcome} ({error.code}), for example line {error.line} of {error.uri}{quoted}",
+            outcome=error.outcome,
+            code=error.code,
+            count=error.count,
+        )
+
+
+def _quotable(message: str) -> str:
+    """On one line, masked, and only then cut: half a secret would not be known as one."""
+    from airflow.sdk.log import redact  # type: ignore[attr-defined] # noqa: PLC0415 - rarely needed; not declared public
+
+    masked = " ".join(str(redact(message)).split())
+    return masked if len(masked) <= _QUOTED_CHARS else f"{masked[:_QUOTED_CHARS]}…"
+
+
 def tell_end(manifest: Manifest, uri: str, log: FilteringBoundLogger) -> None:
     """What came of every row, what it used, and where it lies."""
     usage = manifest.usage
     log.info(
-        f"{manifest.rows:,} rows: {counted(manifest)}; {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+        f"{manifest.rows:,} rows: {counted(manifest)}; {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out",
+        rows=manifest.rows,
+        **manifest.outcomes,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
     )
     log.info(f"Results: {uri}")

@@ -12,8 +12,9 @@ from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.run.run import Published, Run, Waiting
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.hooks.batch import path_of
+from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.operators.run_input import check_beforehand, input_of
-from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_links, tell_wait
+from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_errors, tell_links, tell_wait
 from airflow_provider_llmbatch.operators.task import attempt_of, run_store_of, slot_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def advanced(
     :param model: If ``None``, the connection's.
     """
     folder = Folder(path_of(output))
+    telemetry = telemetry_of(context["ti"], provider=hook.adapter.provider)
     with folding("More files, batches and results", log) as folded:
         run = Run(
             adapter=hook.adapter,
@@ -66,13 +68,22 @@ def advanced(
             timing=hook.timing,
             log=folded,
             is_stopping=is_stopping,
+            telemetry=telemetry,
         )
-        return replace(run, store=run_store_of(context, lambda: FolderStore(run.folder))).advance()
+        run = replace(run, store=run_store_of(context, lambda: FolderStore(run.folder)))
+        with telemetry.span("run", key=run.key, try_number=run.attempt.try_number) as span:
+            state = run.advance()
+            if isinstance(state, Waiting):
+                span.set(waits_for=len(state.batch_ids))
+            return state
 
 
-def published(context: Context, state: Published, *, output: str, log: FilteringBoundLogger) -> dict[str, JsonValue]:
+def published(
+    context: Context, state: Published, *, output: str, log_examples: bool, log: FilteringBoundLogger
+) -> dict[str, JsonValue]:
     """Tell the log and Airflow of a published set.
 
+    :param log_examples: Whether the log quotes what the provider said of a row for each of the errors.
     :raises LLMBatchError: What it means for the task, if that is not well.
     """
     manifest = state.manifest
@@ -84,6 +95,7 @@ def published(context: Context, state: Published, *, output: str, log: Filtering
     }
     for name in ("outcomes", "usage", "manifest"):
         context["ti"].xcom_push(key=name, value=told[name])
+    tell_errors(manifest, state.examples if log_examples else {}, log)
     tell_end(manifest, str(told["manifest"]), log)
     if state.error is not None:
         raise state.error

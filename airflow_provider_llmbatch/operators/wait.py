@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from airflow_provider_llmbatch.core.joint_wait import watch_together
 from airflow_provider_llmbatch.core.polling import PollPolicy, Verdict, watch
 from airflow_provider_llmbatch.core.progress import JointProgress, Progress
+from airflow_provider_llmbatch.core.telemetry import OFF, tell_end
 from airflow_provider_llmbatch.core.verdict import error_of_end, shortcomings_of
 from airflow_provider_llmbatch.errors import LLMBatchError
+from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.joint_wait import JointVerdict
     from airflow_provider_llmbatch.core.polling import Look
     from airflow_provider_llmbatch.core.run.run import Waiting
+    from airflow_provider_llmbatch.core.telemetry import Telemetry
     from airflow_provider_llmbatch.models import Batch
 
 _HOUR: Final = 3600.0
@@ -63,11 +66,16 @@ def policy_of(
 
 
 def wait_on_worker(
-    adapter: Adapter, batch_id: str, policy: PollPolicy, kill: KillSwitch, log: FilteringBoundLogger
+    adapter: Adapter,
+    batch_id: str,
+    policy: PollPolicy,
+    kill: KillSwitch,
+    log: FilteringBoundLogger,
+    telemetry: Telemetry = OFF,
 ) -> Verdict | Killed:
     """The trigger's wait without a triggerer."""
     waiting = watch(policy)
-    progress = Progress()
+    progress = Progress(telemetry)
     try:
         wait = next(waiting)
         while True:
@@ -92,11 +100,12 @@ def wait_together_on_worker(
     min_poll_interval: float,
     max_poll_interval: float,
     log: FilteringBoundLogger,
+    telemetry: Telemetry = OFF,
 ) -> JointVerdict | Killed:
     """The wait for the batches of a run, without a triggerer."""
     policy = PollPolicy(waiting.deadline, min_poll_interval, max_poll_interval)
     rounds = watch_together(waiting.batch_ids, policy, resubmit_at=waiting.resubmit_at, any_end=waiting.any_end)
-    progress = JointProgress()
+    progress = JointProgress(telemetry)
     with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="llmbatch") as pool:
         try:
             turn = next(rounds)
@@ -128,17 +137,22 @@ def ended(context: Context, batch: Batch, *, title: str, log: FilteringBoundLogg
     :param title: The provider's name in messages.
     :raises BatchNotCompletedError: The batch failed, expired or was cancelled.
     """
+    tell_end(telemetry_of(context["ti"], provider=batch.provider), batch)
     context["ti"].xcom_push(key="output_file_id", value=batch.output_file_id)
     context["ti"].xcom_push(key="error_file_id", value=batch.error_file_id)
     if error := error_of_end(batch, title=title):
         raise error
     if told := shortcomings_of(batch):
-        log.warning(f"{batch.id} is completed, but not whole: {told}. Requests without a result count as missing")
+        log.warning(
+            f"{batch.id} is completed, but not whole: {told}. Requests without a result count as missing",
+            batch_id=batch.id,
+        )
     counts = batch.request_counts
     if counts.failed:
         log.warning(
             f"{counts.failed:,} of {counts.total:,} requests failed: their reasons are in "
-            f"{batch.error_file_id or batch.output_file_id}, and in what LLMBatchDownloadResultsOperator lands"
+            f"{batch.error_file_id or batch.output_file_id}, and in what LLMBatchDownloadResultsOperator lands",
+            batch_id=batch.id,
         )
     return batch.id
 

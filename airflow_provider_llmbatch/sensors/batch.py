@@ -16,6 +16,7 @@ from airflow_provider_llmbatch.core.progress import Progress
 from airflow_provider_llmbatch.core.verdict import error_of_deadline, moment
 from airflow_provider_llmbatch.errors import BatchInputError, LLMBatchError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 from airflow_provider_llmbatch.operators.wait import check_intervals, ended, given_up, policy_of
@@ -84,14 +85,15 @@ class LLMBatchSensor(BaseSensorOperator):
             if seen.batch.is_terminal:
                 return ended(context, seen.batch, title=seen.title, log=self.log)
             self.log.info(
-                f"Waiting at most until {moment(seen.deadline)}; polling every {self.min_poll_interval:g} s at first"
+                f"Waiting at most until {moment(seen.deadline)}; polling every {self.min_poll_interval:g} s at first",
+                batch_id=self.batch_id,
             )
             return self._defer(seen.deadline)
 
     @override
     def poke(self, context: Context) -> PokeReturnValue:
         if self._progress is None:
-            self._progress = Progress()
+            self._progress = Progress(telemetry_of(context["ti"]))
         with airflow_verdict():
             try:
                 seen = self._look(context)
@@ -118,7 +120,10 @@ class LLMBatchSensor(BaseSensorOperator):
                 return ended(context, seen.batch, title=seen.title, log=self.log)
             if event["status"] == "out_of_time":
                 raise error_of_deadline(seen.batch, event["deadline"], cancelled=False)
-            self.log.info(f"The trigger saw {self.batch_id} end, but it is {seen.batch.status}: waiting on")
+            self.log.info(
+                f"The trigger saw {self.batch_id} end, but it is {seen.batch.status}: waiting on",
+                batch_id=self.batch_id,
+            )
             return self._defer(event["deadline"])
 
     def _look(self, context: Context) -> _Seen:

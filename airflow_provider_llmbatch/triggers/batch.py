@@ -16,6 +16,7 @@ from typing_extensions import override
 from airflow_provider_llmbatch.core.joint_wait import Ended
 from airflow_provider_llmbatch.core.polling import GiveUp, PollPolicy
 from airflow_provider_llmbatch.core.progress import Progress
+from airflow_provider_llmbatch.hooks.telemetry import atelemetry_of
 from airflow_provider_llmbatch.triggers.calls import after_kill, watch
 from airflow_provider_llmbatch.triggers.kill import cancel_if_over
 
@@ -110,8 +111,8 @@ class LLMBatchTrigger(BaseTrigger):
 
     async def _verdict(self) -> JointVerdict:
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
-        progress = Progress()
-        async with watch(self.llmbatch_conn_id, [self.batch_id], policy) as waiting:
+        progress = Progress(await atelemetry_of(self.task_instance))
+        async with await watch(self.llmbatch_conn_id, [self.batch_id], policy) as waiting:
             while True:
                 for look in (await waiting.changes()).values():
                     progress.report(look, time.time(), self.log)

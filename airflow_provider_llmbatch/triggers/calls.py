@@ -15,6 +15,7 @@ from asgiref.sync import sync_to_async
 from airflow_provider_llmbatch.core.watcher.watcher import Watcher, watcher_of_running_loop
 from airflow_provider_llmbatch.errors import ConnectionSettingsError, UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
+from airflow_provider_llmbatch.hooks.telemetry import atelemetry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,7 +55,11 @@ async def _fetched(llmbatch_conn_id: str) -> _Fetched:
         ) from error
 
 
-def watch(
+async def _made() -> Watcher:
+    return Watcher(log=structlog.get_logger(__name__), telemetry=await atelemetry_of(None))
+
+
+async def watch(
     llmbatch_conn_id: str,
     batch_ids: Iterable[str],
     policy: PollPolicy,
@@ -63,7 +68,7 @@ def watch(
     any_end: bool = False,
 ) -> Subscription:
     """Watch batches together with every other trigger of this process; see ``Watcher.watch``."""
-    watcher = watcher_of_running_loop(lambda: Watcher(log=structlog.get_logger(__name__)))
+    watcher = await watcher_of_running_loop(_made)
     return watcher.watch(
         llmbatch_conn_id,
         partial(_fetched, llmbatch_conn_id),

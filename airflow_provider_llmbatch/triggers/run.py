@@ -15,6 +15,7 @@ from typing_extensions import override
 from airflow_provider_llmbatch.core.joint_wait import Due, Ended
 from airflow_provider_llmbatch.core.polling import GiveUp, PollPolicy
 from airflow_provider_llmbatch.core.progress import JointProgress
+from airflow_provider_llmbatch.hooks.telemetry import atelemetry_of
 from airflow_provider_llmbatch.triggers.calls import after_kill, watch
 from airflow_provider_llmbatch.triggers.kill import cancel_all_if_over, named
 
@@ -110,8 +111,8 @@ class LLMBatchRunTrigger(BaseTrigger):
 
     async def _verdict(self) -> JointVerdict:
         policy = PollPolicy(self.deadline, self.min_poll_interval, self.max_poll_interval)
-        progress = JointProgress()
-        async with watch(
+        progress = JointProgress(await atelemetry_of(self.task_instance))
+        async with await watch(
             self.llmbatch_conn_id, self.batch_ids, policy, resubmit_at=self.resubmit_at, any_end=self.any_end
         ) as waiting:
             while True:

@@ -246,6 +246,20 @@ def test_rows_without_an_answer_fail_the_task_if_asked_to_after_the_set_is_publi
     assert (instance.xcoms["outcomes"], len(rows_of(output))) == ({"invalid": 4}, 4)
 
 
+@pytest.mark.parametrize(("more", "is_quoted"), [({}, False), ({"log_examples": True}, True)])
+def test_the_log_quotes_an_error_only_if_asked_to(
+    more: dict[str, bool], is_quoted: bool, operator: Any, server: GatedServer
+) -> None:
+    task = operator(prompt="{text}", response_format=Sentiment, deferrable=False, **more)
+    server.let_pass(4)
+    with capture_logs() as logs:
+        task.execute(first_try(task)[0])
+    [told] = [line for line in logs if line.get("count") == 4]
+    assert (told["outcome"], told["code"]) == ("invalid", "not_json")
+    assert told["event"].startswith("4 invalid (not_json), for example line 1 of data/")
+    assert (": $: Invalid JSON" in told["event"]) is is_quoted
+
+
 @pytest.mark.parametrize("state_store", [True, False], ids=["task state store", "files beside the stage"])
 def test_a_retry_finds_its_batches_and_pays_nothing_again(
     state_store: bool, operator: Any, server: GatedServer, proxy: FaultProxy

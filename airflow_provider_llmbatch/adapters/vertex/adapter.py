@@ -292,11 +292,16 @@ class VertexAdapter(Adapter):
 
         :param size: Ask for no more than so many at a time.
         """
-        cursor = {**params, "pageSize": str(min(size or _JOBS_PER_PAGE, _JOBS_PER_PAGE))}
+        cursor = dict(params)
+        asked = min(size or _JOBS_PER_PAGE, _JOBS_PER_PAGE)
         while True:
-            page = self._json(
-                Call("GET", f"v1/{self._parent}/batchPredictionJobs", "list the batches", params=dict(cursor))
+            call = Call(
+                "GET",
+                f"v1/{self._parent}/batchPredictionJobs",
+                "list the batches",
+                params={**cursor, "pageSize": str(asked)},
             )
+            page = self._json(call)
             jobs = page.get("batchPredictionJobs")
             yield [job for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
             token = page.get("nextPageToken")

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
 from airflow_provider_llmbatch.core.run.publish import publish
+from airflow_provider_llmbatch.core.run.telemetry import tell_set
 from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
 from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.parts import PartState
@@ -21,8 +23,13 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.stage import Stage
 
 
-def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState]) -> Manifest:
-    """Publish what was landed, and let the index say so."""
+def publish_set(
+    job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState], errors: FrequentErrors
+) -> Manifest:
+    """Publish what was landed, and let the index say so.
+
+    :param errors: Learns of each row without a good answer.
+    """
     now = job.timing.clock()
     if index.publish_id is None:
         # Into the index before anything is written: whoever follows a process that dies then writes to the same place.
@@ -41,10 +48,12 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
         publish_id=index.publish_id or "",
         published_at=int(now),
         kind=job.options.format,
+        errors=errors,
         log=job.log,
     )
     job.index.write(index.model_copy(update={"state": "published"}))
-    job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}")
+    tell_set(job, manifest)
+    job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}", rows=manifest.rows)
     return manifest
 
 
@@ -86,7 +95,7 @@ def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[
         except NotFoundError:
             continue  # by an earlier try, or it expired
         except LLMBatchError as error:
-            job.log.warning(f"{file_id} could not be deleted at the provider: {error}")
+            job.log.warning(f"{file_id} could not be deleted at the provider: {error}", file_id=file_id)
     if job.options.keep_stage:
         return
     tries = range(1, job.attempt.try_number + 1)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ROWS: Final = "rows"
 _NOT_RECORDED: Final = -1
+_FINGERPRINT: Final = 12  # characters of a hash: enough to see whether two inputs are the same
 
 
 def input_of(job: Job) -> tuple[IndexRecord, Stage | None]:
@@ -127,16 +128,24 @@ class _Choice:
             max_tokens=self.job.options.max_tokens_per_batch,
         )
         self.job.log.info(f"Reading {self.job.source.description}")
-        stage = write_stage(
-            self.job.stage_folder(stage_id),
-            self.job.source.rows(),
-            limits=limits,
-            check=self.job.source.check,
-            unique_key=self.job.options.unique_key,
-            log=self.job.log,
-        )
+        with self.job.telemetry.span("stage") as span:
+            stage = write_stage(
+                self.job.stage_folder(stage_id),
+                self.job.source.rows(),
+                limits=limits,
+                check=self.job.source.check,
+                unique_key=self.job.options.unique_key,
+                log=self.job.log,
+            )
+            span.set(rows=stage.rows, bytes=stage.bytes, parts=len(stage.parts))
         parts = f"{len(stage.parts):,} {'part' if len(stage.parts) == 1 else 'parts'}"
-        self.job.log.info(f"Staged {stage.rows:,} rows ({stage.bytes:,} bytes) in {parts}")
+        self.job.log.info(
+            f"Staged {stage.rows:,} rows ({stage.bytes:,} bytes) in {parts}",
+            rows=stage.rows,
+            bytes=stage.bytes,
+            parts=len(stage.parts),
+            fingerprint=stage.rows_sha256[:_FINGERPRINT],
+        )
         return stage
 
     def _decided(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:

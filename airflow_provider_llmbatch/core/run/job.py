@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from airflow_provider_llmbatch.core.ledger import BatchRecord, FileRecord, Ledger
 from airflow_provider_llmbatch.core.run.records import INDEX, QUEUE, IndexRecord, LandedRecord, QueueRecord, name_of
 from airflow_provider_llmbatch.core.run.stage import Stage
+from airflow_provider_llmbatch.core.telemetry import OFF
 from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.staging import LineCheck
     from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.core.submit import Attempt, Slot, Timing
+    from airflow_provider_llmbatch.core.telemetry import Telemetry
 
 STAGES: Final = "_llmbatch"
 """The folder of the output that holds the stages of all runs."""
@@ -64,6 +66,7 @@ class Job:
     timing: Timing
     log: FilteringBoundLogger
     is_stopping: Callable[[], bool] = lambda: False
+    telemetry: Telemetry = OFF
 
     @property
     def key(self) -> str:

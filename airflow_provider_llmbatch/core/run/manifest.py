@@ -88,6 +88,22 @@ class PartEntry(_Entry):
     attempts: tuple[AttemptEntry, ...] = ()
 
 
+class ErrorEntry(_Entry):
+    """One of the most frequent reasons why rows have no good answer.
+
+    :param code: The provider's, or our own; the outcome where there is none. At most 60 characters.
+    :param count: Of the rows that have it.
+    :param uri: The data file with an example, relative to the manifest.
+    :param line: Of the example in that file, counted from 1.
+    """
+
+    outcome: Outcome
+    code: str
+    count: int
+    uri: str
+    line: int
+
+
 class RunFacts(_Entry):
     """What is known of a run before its set is published.
 
@@ -109,6 +125,7 @@ class Manifest(RunFacts):
     :param outcomes: Of all rows; they add up to ``rows``.
     :param usage: Tokens of all attempts, those included whose answers a later attempt replaced.
     :param models: That answered, as the provider names them, sorted.
+    :param errors: The ten most frequent ones, the most frequent first.
     """
 
     schema_version: Literal[1] = 1
@@ -120,6 +137,7 @@ class Manifest(RunFacts):
     outcomes: dict[Outcome, int]
     usage: Usage
     models: tuple[str, ...] = ()
+    errors: tuple[ErrorEntry, ...] = ()
     parts: tuple[PartEntry, ...] = ()
 
 

@@ -114,6 +114,7 @@ def submit(
             expires_after=job.options.file_expires_after,
             attempt=attempt,
             log=job.log,
+            telemetry=job.telemetry,
         )
     return submit_batch(
         job.adapter,
@@ -124,6 +125,7 @@ def submit(
         timing=job.timing,
         log=job.log,
         listed=listed,
+        telemetry=job.telemetry,
     )
 
 
@@ -150,7 +152,9 @@ def found_batch(job: Job, index: IndexRecord, state: PartState) -> Batch | None:
     )
 
 
-def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, record: BatchRecord, batch: Batch) -> None:
+def land_batch(
+    job: Job, index: IndexRecord, stage: Stage, state: PartState, record: BatchRecord, batch: Batch
+) -> LandedRecord:
     """Keep what came of an ended batch in the stage, and the lines that may be submitted again beside it."""
     ordinals = stage.ordinals(state.part, state.attempt)
     try:
@@ -177,32 +181,38 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
     if len(again):
         file = stage.write_subset(state.part, state.attempt + 1, again)
         retry = Subset(rows=file.rows, bytes=file.bytes, sha256=file.sha256)
-    job.landings(state.part.number, state.attempt).write(
-        LandedRecord(
-            generation=index.generation,
-            stage_id=index.stage_id,
-            batch_id=batch.id,
-            file_id=record.input_file_id,
-            key=record.key,
-            status=batch.status,
-            outcomes=dict(landed.outcomes),
-            usage=landed.usage,
-            created_at=batch.created_at,
-            ended_at=_ended_at(batch),
-            landed_at=job.timing.clock(),
-            max_tries=job.attempt.max_tries,
-            retry=retry,
-            stopped=stopped,
-            reason=_reason(job, batch) if stopped == "refused" else None,
-            result_file_ids=tuple(filter(None, (batch.output_file_id, batch.error_file_id))),
-        )
+    kept = LandedRecord(
+        generation=index.generation,
+        stage_id=index.stage_id,
+        batch_id=batch.id,
+        file_id=record.input_file_id,
+        key=record.key,
+        status=batch.status,
+        outcomes=dict(landed.outcomes),
+        usage=landed.usage,
+        created_at=batch.created_at,
+        ended_at=batch.ended_at,
+        landed_at=job.timing.clock(),
+        max_tries=job.attempt.max_tries,
+        retry=retry,
+        stopped=stopped,
+        reason=_reason(job, batch) if stopped == "refused" else None,
+        result_file_ids=tuple(filter(None, (batch.output_file_id, batch.error_file_id))),
     )
+    job.landings(state.part.number, state.attempt).write(kept)
     counts = ", ".join(f"{count:,} {outcome}" for outcome, count in landed.outcomes.items())
     reasons = sorted(landed.reasons.items(), key=lambda reason: -reason[1])[:_REASONS_SHOWN]
     why = f" ({', '.join(f'{count:,} {code[:_CODE_CHARS]}' for code, count in reasons)})" if reasons else ""
     more = f"; {retry.rows:,} may be submitted again" if retry else ""
     say = job.log.warning if reasons else job.log.info
-    say(f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{why}{more}")
+    say(
+        f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{why}{more}",
+        batch_id=batch.id,
+        part=state.part.number,
+        attempt=state.attempt,
+        status=batch.status,
+    )
+    return kept
 
 
 def _stopped(job: Job, record: BatchRecord, batch: Batch) -> Literal["deadline", "refused"] | None:
@@ -223,8 +233,3 @@ def is_refused(batch: Batch) -> bool:
         return False
     reasons = batch.errors.data if batch.errors else ()
     return not reasons or not all(is_retriable(ResultError(each.code, each.message), None) for each in reasons)
-
-
-def _ended_at(batch: Batch) -> int | None:
-    moments = (batch.completed_at, batch.failed_at, batch.expired_at, batch.cancelled_at)
-    return next((moment for moment in moments if moment is not None), None)

@@ -8,12 +8,14 @@ that are at it. Rows and answers are joined as bytes, so keys and columns come o
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from airflow_provider_llmbatch.adapters.lines import split_lines
 from airflow_provider_llmbatch.core.jsonl import read_blocks
+from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
 from airflow_provider_llmbatch.core.run.join import best_answers
 from airflow_provider_llmbatch.core.run.manifest import (
     MANIFEST,
@@ -59,6 +61,7 @@ def publish(
     publish_id: str,
     published_at: int,
     kind: Format = "jsonl",
+    errors: FrequentErrors | None = None,
     log: FilteringBoundLogger | None = None,
 ) -> Manifest:
     """Write the result set of a run, and make it the one that the output has.
@@ -68,6 +71,7 @@ def publish(
     :param answers: Where ``land`` wrote them.
     :param attempts: That were landed, per part in ascending order. Rows of a part without any are ``missing``, with
         the code ``not_submitted``.
+    :param errors: Learns of each row without a good answer.
     :param publish_id: A name for the set's folder that no other set of this output has had.
     :param published_at: Seconds since 1970.
     :raises ResultSetError: The outcomes do not add up to the input, or a manifest that is there cannot be read.
@@ -80,16 +84,20 @@ def publish(
     if before is not None and before.previous not in (None, publish_id):
         _forget(data.child(before.previous), log)
     models: set[bytes] = set()
+    errors = errors or FrequentErrors()
     parts = []
     for part in stage.parts:
         tried = tuple(attempts.get(part.number, ()))
-        counts, size, name = _publish_part(
-            stage, part, tried, data.child(publish_id), answers=answers, facts=facts, kind=kind, models=models
+        name = f"part-{part.number:05}.{kind}"
+        uri = f"data/{publish_id}/{name}"
+        seen = _Seen(uri, models, errors)
+        counts, size = _publish_part(
+            stage, part, tried, data.child(publish_id), name, answers=answers, facts=facts, kind=kind, seen=seen
         )
         parts.append(
             PartEntry(
                 number=part.number,
-                uri=f"data/{publish_id}/{name}",
+                uri=uri,
                 rows=part.rows,
                 bytes=size,
                 outcomes=counts,
@@ -110,10 +118,20 @@ def publish(
         outcomes=outcomes,
         usage=total_usage(attempt.usage for part in parts for attempt in part.attempts),
         models=tuple(sorted(msgspec.json.decode(model) for model in models)),
+        errors=errors.entries(),
         parts=tuple(parts),
     )
     output.put(MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is noticed on the way through a data file, the same for all files but for its ``uri``."""
+
+    uri: str
+    models: set[bytes]
+    errors: FrequentErrors
 
 
 def _forget(folder: Folder, log: FilteringBoundLogger | None) -> None:
@@ -129,27 +147,28 @@ def _publish_part(
     part: StagePart,
     tried: Sequence[AttemptEntry],
     folder: Folder,
+    name: str,
     *,
     answers: Folder,
     facts: RunFacts,
     kind: Format,
-    models: set[bytes],
-) -> tuple[dict[Outcome, int], int, str]:
-    name = f"part-{part.number:05}.{kind}"
+    seen: _Seen,
+) -> tuple[dict[Outcome, int], int]:
     ordinals = stage.ordinals(part)
     default = None if tried else _NOT_SUBMITTED % (_encode(facts.provider), _encode(part.model))
     numbers = [attempt.attempt for attempt in tried]
     with best_answers(answers, part.number, numbers, ordinals) as best, folder.write(name) as stream:
         rows = table(kind, stream)
-        counts = _join(_heads(stage, part, ordinals), best, default, rows, models)
+        counts = _join(_heads(stage, part, ordinals), best, default, rows, seen)
         _check_sum(counts.total(), part.rows, name)
         size = rows.finish()
-    return total_outcomes([counts]), size, name
+    return total_outcomes([counts]), size
 
 
 def _join(
-    heads: Iterator[bytes], best: BestAnswers, default: bytes | None, rows: Table, models: set[bytes]
+    heads: Iterator[bytes], best: BestAnswers, default: bytes | None, rows: Table, seen: _Seen
 ) -> Counter[Outcome]:
+    models = seen.models
     counts: Counter[bytes] = Counter()
     tail_of, add = best.tail, rows.add
     end = b"no row ends so"
@@ -164,6 +183,8 @@ def _join(
             model = end[len(b'"model":') : end.rindex(b',"batch_id":')]
             if model != b"null":
                 models.add(model)
+        if word != b"succeeded":
+            seen.errors.add(tail, seen.uri, place + 1)
         add(head, tail)
     return Counter({word.decode(): count for word, count in counts.items()})  # type: ignore[misc] # as landed
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.backoff import queue_refusal_of
 from airflow_provider_llmbatch.core.run.full_queue import Pause, out_of_patience, pause_after, pause_of
 from airflow_provider_llmbatch.core.run.parts import found_batch, land_batch, state_of, submit
+from airflow_provider_llmbatch.core.run.telemetry import landing_told, part_span
 from airflow_provider_llmbatch.core.verdict import moment
 from airflow_provider_llmbatch.errors import EnqueuedTokenLimitError, LLMBatchError, NotFoundError
 from airflow_provider_llmbatch.models import Batch
@@ -132,7 +134,7 @@ class Round:
                     code=error.code,
                     request_id=error.request_id,
                 ) from error
-            self._job.log.warning(f"{batch_id} is gone at the provider: its rows count as missing")
+            self._job.log.warning(f"{batch_id} is gone at the provider: its rows count as missing", batch_id=batch_id)
             return Batch(id=batch_id, status="cancelled")
 
     def _placed(self, state: PartState, record: BatchRecord, batch: Batch | None) -> bool:
@@ -149,11 +151,14 @@ class Round:
         if not batch.is_terminal and self._job.timing.clock() >= deadline:
             record, batch, deadline = self._stopped(state, record, batch, deadline)
         if batch.is_terminal:
-            land_batch(self._job, self._index, self._stage, state, record, batch)
+            land = partial(land_batch, self._job, self._index, self._stage, state, record, batch)
+            landing_told(self._job, state, batch.id, land)
             return True
         if self._job.timing.clock() >= deadline:
             self._given_up[number] = batch.id
-            self._job.log.warning(f"{batch.id} has not ended at its deadline, {moment(deadline)}: it may go on")
+            self._job.log.warning(
+                f"{batch.id} has not ended at its deadline, {moment(deadline)}: it may go on", batch_id=batch.id
+            )
         else:
             self._live[number] = _Live(batch.id, deadline)
         return False
@@ -175,7 +180,9 @@ class Round:
             record = record.model_copy(update={"stopped": "deadline", "max_tries": self._job.attempt.max_tries})
             self._job.batches(state.part.number, state.attempt).write(record)
         if batch.status != "cancelling":
-            self._job.log.warning(f"{batch.id} has not ended at its deadline, {moment(deadline)}: cancelling it")
+            self._job.log.warning(
+                f"{batch.id} has not ended at its deadline, {moment(deadline)}: cancelling it", batch_id=batch.id
+            )
             batch = self._job.adapter.cancel_batch(batch.id)
         return record, batch, deadline + _CANCELLATION
 
@@ -215,7 +222,8 @@ class Round:
     def _submitted(self, state: PartState, outcome: _Submitted) -> Batch | None:
         job = self._job
         try:
-            batch = submit(job, self._index, self._stage, state, listed=self._listed)
+            with part_span(job, state):
+                batch = submit(job, self._index, self._stage, state, listed=self._listed)
         except EnqueuedTokenLimitError as error:
             outcome.pause = pause_after(job, error, landed_at=self._landed_at())
             outcome.stop = True

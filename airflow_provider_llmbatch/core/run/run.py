@@ -6,10 +6,11 @@ anywhere between two side effects. Nothing here waits, but for a list at the pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_llmbatch.core.run.ending import clean_up, publish_set, shortfall_of
+from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
 from airflow_provider_llmbatch.core.run.generation import input_of
 from airflow_provider_llmbatch.core.run.job import Job, RunInput
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
@@ -20,12 +21,15 @@ from airflow_provider_llmbatch.core.run.verdict import error_of_set
 from airflow_provider_llmbatch.errors import ResultSetError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.parts import PartState
     from airflow_provider_llmbatch.core.run.records import IndexRecord
     from airflow_provider_llmbatch.core.run.stage import Stage
     from airflow_provider_llmbatch.core.run.verdict import Shortfall
     from airflow_provider_llmbatch.errors import LLMBatchError
+    from airflow_provider_llmbatch.models import Outcome
 
 __all__ = ["Published", "Run", "RunInput", "Waiting"]
 
@@ -35,10 +39,13 @@ class Published:
     """The result set is whole.
 
     :param error: What it means for the task, ``None`` if that is well.
+    :param examples: What the provider said of one row for each outcome and code of the manifest's errors. It may quote
+        a prompt. Known only where the set was written.
     """
 
     manifest: Manifest
     error: LLMBatchError | None = None
+    examples: Mapping[tuple[Outcome, str], str] = field(default_factory=dict)
 
 
 class Run(Job):
@@ -58,8 +65,11 @@ class Run(Job):
         if waiting is not None:
             return waiting
         states = round_.all_states()
-        manifest = publish_set(self, index, stage, states)
-        return self._concluded(index, stage, manifest, shortfall_of(states, running=round_.given_up), states)
+        errors = FrequentErrors()
+        with self.telemetry.span("publish", rows=stage.rows):
+            manifest = publish_set(self, index, stage, states, errors)
+        concluded = self._concluded(index, stage, manifest, shortfall_of(states, running=round_.given_up), states)
+        return replace(concluded, examples=errors.messages())
 
     def cancel(self) -> dict[str, str | LLMBatchError]:
         """Cancel what is under way, eight at a time, as far as the ledger tells; writes nothing.

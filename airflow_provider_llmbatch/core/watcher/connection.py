@@ -50,7 +50,7 @@ class ConnectionLoop:
         self._log = log
         self._time = loop.time
         self._route = Route(fetch, threads, loop.time)
-        self._batches = WatchedBatches(name, clock, telemetry)
+        self._batches = WatchedBatches(clock)
         self._cycles = Cycles(name, self._route, self._batches, loop.time, telemetry)
         self._subscriptions: set[Subscription] = set()
         self._is_sooner = asyncio.Event()
@@ -84,12 +84,12 @@ class ConnectionLoop:
             while True:
                 await self._until_due()
                 self._heed(await self._cycles.look())
-                self._telemetry.gauge("watcher.batches", len(self._batches), connection=self._name)
+                self._telemetry.gauge("batches.watched", len(self._batches), connection=self._name)
         except Exception as error:  # noqa: BLE001 - raised where it is heard: in those who wait
             for subscription in self._subscriptions:
                 subscription.fail(error)
         finally:
-            self._telemetry.gauge("watcher.batches", 0, connection=self._name)
+            self._telemetry.gauge("batches.watched", 0, connection=self._name)
             await self._route.close()
 
     async def _until_due(self) -> None:

@@ -7,7 +7,7 @@ import random
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from airflow_provider_llmbatch.core.watcher.reading import PAGE_SIZE, Reading, expected_pages, pages_to_read
+from airflow_provider_llmbatch.core.watcher.reading import PAGE_SIZE, Pages, Reading, pages_to_read
 from airflow_provider_llmbatch.errors import AccessRefusedError, LLMBatchError, RateLimitError, UnavailableError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Cycles:
         self._is_forgiven = False
 
     async def look(self) -> LLMBatchError | None:
-        """Look at all batches that are due, with no more calls than there are batches; what is left over stays due.
+        """Look at all batches that are due, with no more calls than there are batches; what is left over is due soon.
 
         :return: What ails the connection, rather than single batches.
         """
@@ -65,11 +65,16 @@ class Cycles:
         except LLMBatchError as error:
             trouble = error
         else:
-            soon = self._batches.soon()
-            pages, shown, trouble = await self._read_list(soon)
+            survey = self._batches.survey()
+            await asyncio.sleep(0)  # with thousands of batches, each of these steps takes milliseconds
+            expected = Pages(survey.pages, self._page_size).worth_looking_for(survey.due, survey.soon)
+            await asyncio.sleep(0)
+            pages, shown, trouble = await self._read_list(expected)
             if trouble is None:
-                singly = [batch_id for batch_id in soon if batch_id not in shown and self._batches.is_due(batch_id)]
-                calls = await self._ask_singly(singly[: len(soon) - pages])
+                left = [batch_id for batch_id in survey.due if batch_id not in shown]
+                most = len(expected) - pages
+                self._batches.postpone(left[most:])
+                calls = await self._ask_singly(left[:most])
                 trouble, refused, told = calls.trouble, calls.refused, calls.told
                 if trouble is None and self._list_failures >= _LIST_FAILURES:
                     self._do_without_list()
@@ -77,9 +82,8 @@ class Cycles:
         await self._batches.wake_all()
         return trouble
 
-    async def _read_list(self, soon: dict[str, int]) -> tuple[int, set[str], LLMBatchError | None]:
+    async def _read_list(self, expected: dict[str, int]) -> tuple[int, set[str], LLMBatchError | None]:
         """Read the list as far as it pays; returns how many calls that took, and which batches it showed."""
-        expected = expected_pages(soon, self._page_size)
         reading = Reading(expected, pages_to_read(expected.values()) if self._may_list() else 0)
         pages: Iterator[Sequence[Batch]] | None = None
 
@@ -138,11 +142,11 @@ class Cycles:
         return calls
 
     async def _call(self, function: Callable[[Adapter], ResultT], kind: str) -> ResultT:
-        self._telemetry.count("watcher.calls", connection=self._name, kind=kind)
+        self._telemetry.count("poll.calls", connection=self._name, kind=kind)
         try:
             return await self._route.call(function)
         except LLMBatchError as error:
-            self._telemetry.count("watcher.errors", connection=self._name, error=type(error).__name__)
+            self._telemetry.count("poll.errors", connection=self._name, error=type(error).__name__)
             raise
 
     async def _tell(

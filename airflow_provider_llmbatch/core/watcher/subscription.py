@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SECONDS_FOR_A_LAST_LOOK: Final = 30.0  # at the deadline; a look takes no longer than 20
 
+_EMPTY: Final = Context()  # one for all timers: each would copy, and keep, the context of its task
+
 Leave: TypeAlias = "Callable[[Subscription], asyncio.Task[None] | None]"
 
 
@@ -40,13 +42,10 @@ class Subscription:
         "_timer",
         "_wait",
         "batch_ids",
-        "since",
     )
 
     def __init__(self, wait: JointWait, leave: Leave, clock: Callable[[], float]) -> None:
         self.batch_ids = tuple(wait.running)
-        self.since = clock()
-        """When it began, in seconds since 1970."""
         self._wait = wait
         self._leave = leave
         self._clock = clock
@@ -58,7 +57,7 @@ class Subscription:
         if wait.until < deadline or not self.batch_ids:
             self._moment = wait.until
         else:
-            self._moment = max(deadline, self.since) + _SECONDS_FOR_A_LAST_LOOK
+            self._moment = max(deadline, clock()) + _SECONDS_FOR_A_LAST_LOOK
         self._timer = self._timer_to_moment()
 
     async def __aenter__(self) -> Self:
@@ -91,7 +90,7 @@ class Subscription:
     async def changes(self) -> Mapping[str, Look]:
         """Sleep until a batch changed or the wait ended, and return what changed meanwhile, by batch.
 
-        A batch comes with its status, its counts, and the moments that its pace is told by; nothing else is kept.
+        A batch comes with its status, its counts and its moments; what may be long, such as its metadata, is not kept.
         """
         while not self._changes and self.verdict is None:
             if self._failure is not None:
@@ -118,9 +117,8 @@ class Subscription:
         self.wake()
 
     def _timer_to_moment(self) -> asyncio.TimerHandle:
-        # In an empty context, so that nothing that runs here later is taken for the first task's.
         seconds = max(self._moment - self._clock(), 0.0)
-        return asyncio.get_running_loop().call_later(seconds, self._at_moment, context=Context())
+        return asyncio.get_running_loop().call_later(seconds, self._at_moment, context=_EMPTY)
 
     def _at_moment(self) -> None:
         if self._clock() < self._moment:  # the event loop's clock is another one

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from airflow_provider_llmbatch.core.polling import Streak, Wait, decide
 from airflow_provider_llmbatch.core.watcher.reading import UNKNOWN
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
     from airflow_provider_llmbatch.core.polling import Look
-    from airflow_provider_llmbatch.core.telemetry import Telemetry
     from airflow_provider_llmbatch.core.watcher.subscription import Subscription
 
 _DUE: Final = 0.1  # of a pause that may be left: as much as jitter moves it
 _SOON: Final = 0.25  # of a pause that may be left for a batch to be looked at along with others
+_MOMENTS: Final = ("created_at", "in_progress_at", "completed_at", "failed_at", "expired_at", "cancelled_at")
 _AT_ONCE: Final = 32  # looks that are told before the event loop gets a turn
 
 State: TypeAlias = "tuple[str | int | None, ...]"
@@ -45,15 +46,22 @@ class Watched:
     subscriptions: list[Subscription] = field(default_factory=list)
 
 
-class WatchedBatches:
-    """:param clock: Seconds since 1970.
-    :param name: The connection's id.
+class Survey(NamedTuple):
+    """:param due: The batches that are due, the longest due first.
+    :param soon: Those that are due soon, the others included.
+    :param pages: Of all batches, the page of the provider's list that each was last seen on.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float], telemetry: Telemetry) -> None:
-        self._name = name
+    due: list[str]
+    soon: list[str]
+    pages: dict[str, int]
+
+
+class WatchedBatches:
+    """:param clock: Seconds since 1970."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._telemetry = telemetry
         self._time = asyncio.get_running_loop().time
         self._by_id: dict[str, Watched] = {}
         self._by_listed_id: dict[str, str] = {}
@@ -98,19 +106,28 @@ class WatchedBatches:
         policies = (each.policy for watched in self._by_id.values() for each in watched.subscriptions)
         return min((policy.max_interval for policy in policies), default=0.0)
 
-    def soon(self) -> dict[str, int]:
-        """The batches that a look now may be of use for, with their pages, the longest due first."""
+    def survey(self) -> Survey:
+        """What a cycle is planned by."""
         now = self._time()
-        soon = [
-            (watched.next_look, batch_id, watched.page)
-            for batch_id, watched in self._by_id.items()
-            if watched.next_look - now <= watched.pause * _SOON
-        ]
-        return {batch_id: page for _, batch_id, page in sorted(soon)}
+        due: list[tuple[float, str]] = []
+        soon: list[str] = []
+        pages: dict[str, int] = {}
+        for batch_id, watched in self._by_id.items():
+            pages[batch_id] = watched.page
+            left = watched.next_look - now
+            if left <= watched.pause * _SOON:
+                soon.append(batch_id)
+                if left <= watched.pause * _DUE:
+                    due.append((left, batch_id))
+        due.sort(key=itemgetter(0))
+        return Survey([batch_id for _, batch_id in due], soon, pages)
 
-    def is_due(self, batch_id: str) -> bool:
-        watched = self._by_id.get(batch_id)
-        return watched is not None and watched.next_look - self._time() <= watched.pause * _DUE
+    def postpone(self, batch_ids: Iterable[str]) -> None:
+        """Leave batches to a later cycle, as soon as anybody who waits for them allows."""
+        for batch_id in batch_ids:
+            if watched := self._by_id.get(batch_id):
+                shortest = min(each.policy.min_interval for each in watched.subscriptions)
+                watched.next_look = self._time() + shortest
 
     def expect(self, batch_id: str, page: int) -> None:
         """Remember where to look for a batch in the list."""
@@ -177,7 +194,6 @@ class WatchedBatches:
                     continue
             else:
                 watched.subscriptions.remove(subscription)
-                self._time_end(look, now, subscription)
             kept = kept or _kept(look)
             subscription.take(batch_id, kept, decision)
             if len(subscription.batch_ids) == 1:
@@ -187,12 +203,6 @@ class WatchedBatches:
         watched.pause = pause
         watched.next_look = self._time() + pause
         self._forget_if_unwatched(batch_id, watched)
-
-    def _time_end(self, look: Look, now: float, subscription: Subscription) -> None:
-        ended_at = getattr(look, f"{look.status}_at") if isinstance(look, Batch) and look.is_terminal else None
-        # One that had ended before anybody watched it says nothing about the watching.
-        if ended_at is not None and ended_at >= subscription.since:
-            self._telemetry.timing("watcher.delay", max(now - ended_at, 0.0), connection=self._name)
 
     def _forget_if_unwatched(self, batch_id: str, watched: Watched) -> None:
         if not watched.subscriptions:
@@ -211,11 +221,13 @@ def _kept(look: Look) -> Look:
     """A batch without what no wait needs: its metadata and errors may be long, and thousands are kept."""
     if not isinstance(look, Batch):
         return look
+    moments = {name: getattr(look, name) for name in _MOMENTS}
     return Batch.model_construct(
         id=look.id,
         status=look.status,
         provider_status=look.provider_status,
         request_counts=look.request_counts,
-        created_at=look.created_at,
-        in_progress_at=look.in_progress_at,
+        provider=look.provider,
+        model=look.model,
+        **moments,
     )

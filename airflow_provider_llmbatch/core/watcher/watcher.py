@@ -14,7 +14,7 @@ from airflow_provider_llmbatch.core.watcher.route import ThreadPools
 from airflow_provider_llmbatch.core.watcher.subscription import Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from structlog.typing import FilteringBoundLogger
 
@@ -113,14 +113,15 @@ class Watcher:
             self._threads = None
 
 
-def watcher_of_running_loop(make: Callable[[], Watcher]) -> Watcher:
+async def watcher_of_running_loop(make: Callable[[], Awaitable[Watcher]]) -> Watcher:
     """The one watcher of the event loop that runs; nothing is kept across event loops.
 
-    :param make: Makes it if there is none yet.
+    :param make: Makes it if there is none yet; if several tasks do so at once, one of those is kept.
     """
     running = asyncio.get_running_loop()
     if running not in _WATCHERS:
+        made = await make()
         for closed in [loop for loop in _WATCHERS if loop.is_closed()]:
             _WATCHERS.pop(closed).abandon()
-        _WATCHERS[running] = make()
+        _WATCHERS.setdefault(running, made)
     return _WATCHERS[running]

@@ -51,6 +51,10 @@ def test_rows_come_out_in_their_order_with_what_went_in_and_what_came_back(tmp_p
             exclude_defaults=True
         ),
         "models": ["answering-1"],
+        "errors": [
+            {"outcome": "failed", "code": "x", "count": 1, "uri": "data/p-1/part-00001.jsonl", "line": 1},
+            {"outcome": "invalid", "code": "invalid", "count": 1, "uri": "data/p-1/part-00000.jsonl", "line": 1},
+        ],
         "parts": [
             {
                 "number": 0,

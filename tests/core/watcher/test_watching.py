@@ -1,0 +1,618 @@
+"""The watcher on a clock that jumps: how many calls it makes and when, whom it wakes, and what it bears."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from structlog.testing import capture_logs
+from support.heard import Heard
+from support.virtual_time import EPOCH, run_in_virtual_time
+from support.watching import DAY, Bench, HangError, Key, PagedProvider, bench, names
+
+from airflow_provider_llmbatch.core.joint_wait import Due, Ended, JointVerdict
+from airflow_provider_llmbatch.core.polling import GiveUp, OutOfTime
+from airflow_provider_llmbatch.errors import (
+    AccessRefusedError,
+    ConnectionSettingsError,
+    LLMBatchError,
+    NotFoundError,
+    RateLimitError,
+    UnavailableError,
+)
+from airflow_provider_llmbatch.models import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+HOUR = 3_600.0
+DOWN = UnavailableError("The provider is down.", status_code=503)
+REFUSED = AccessRefusedError("The provider refuses the key.", status_code=401)
+
+
+def watched(provider: PagedProvider, play: Callable[[Bench], Awaitable[None]], **more: Any) -> None:
+    async def main() -> None:
+        async with bench(provider, **more) as made:
+            await play(made)
+
+    run_in_virtual_time(main())
+
+
+def account(count: int, *, foreign: int = 0, age: float = 0.0) -> PagedProvider:
+    """``foreign`` batches of others after each of ours."""
+    provider = PagedProvider()
+    for batch_id in names(count):
+        provider.hold(*(f"{batch_id}-foreign-{n}" for n in range(foreign)), batch_id, age=age)
+    return provider
+
+
+def plan_of(error: LLMBatchError, *, what: str | None = None, times: float = float("inf")) -> Callable[[str], None]:
+    left = times
+
+    def plan(called: str) -> None:
+        nonlocal left
+        if what in (None, called) and left > 0:
+            left -= 1
+            raise error
+
+    return plan
+
+
+@pytest.fixture(autouse=True)
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_llmbatch.core.watcher.cycle.random.uniform", lambda _low, _high: 0.0)
+    monkeypatch.setattr("airflow_provider_llmbatch.core.watcher.connection.random.random", lambda: 0.0)
+
+
+def test_a_thousand_tasks_that_begin_together_share_ten_calls_and_only_whose_batch_changed_wakes() -> None:
+    provider = account(1_000)
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(1_000)]
+        await asyncio.sleep(5)
+        assert provider.calls_of("list") == provider.calls_of() == 10
+        assert [len(task.told) for task in tasks] == [1] * 1_000
+        provider.change("batch_00007", request_counts={"total": 9, "completed": 4})
+        await asyncio.sleep(10)
+        assert provider.calls_of() == 20
+        assert [n for n, task in enumerate(tasks) if len(task.told) > 1] == [7]
+        provider.finish("batch_00123")
+        await asyncio.sleep(10)
+        assert tasks[123].verdict == Ended()
+        assert [task.verdict for task in tasks].count(None) == 999
+        assert made.keys == ["key-1"]
+
+    watched(provider, play)
+
+
+def test_what_a_task_is_told_is_small() -> None:
+    provider = account(1)
+    provider.change("batch_00000", metadata={"note": "x" * 500}, input_file_id="file-1", in_progress_at=int(EPOCH))
+
+    async def play(made: Bench) -> None:
+        task = made.wait("batch_00000")
+        await asyncio.sleep(5)
+        [told] = task.told
+        batch = told["batch_00000"]
+        assert isinstance(batch, Batch)
+        assert batch.model_dump(exclude_none=True, exclude_defaults=True) == {
+            "id": "batch_00000",
+            "status": "in_progress",
+            "created_at": int(EPOCH),
+            "in_progress_at": int(EPOCH),
+        }
+
+    watched(provider, play)
+
+
+def test_old_batches_are_looked_at_seldom_and_the_young_ones_need_one_page() -> None:
+    provider = account(1_000, age=DAY / 2)
+    provider.hold("young_1", "young_2", "young_3", "young_4", "young_5")
+
+    async def play(made: Bench) -> None:
+        for batch_id in list(provider.batches):
+            made.wait(batch_id, deadline=2 * DAY)
+        await asyncio.sleep(265)
+        cycles = [call.at for call in provider.made]
+        assert cycles[:11] == [1.0] * 11
+        assert len(cycles) - 11 == len(set(cycles[11:])) == 25  # a page each, at pauses that begin to grow
+        await asyncio.sleep(40)
+        assert provider.calls_of() - len(cycles) in (11 + 2, 11 + 3, 11 + 4)
+
+    watched(provider, play)
+
+
+def test_an_account_with_many_foreign_batches_never_costs_more_calls_than_batches() -> None:
+    provider = account(60, foreign=300, age=DAY / 2)
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id, deadline=3 * DAY) for batch_id in names(60)]
+        await asyncio.sleep(2 * HOUR)
+        by_cycle: dict[float, int] = {}
+        for call in provider.made:
+            by_cycle[call.at] = by_cycle.get(call.at, 0) + 1
+        assert max(by_cycle.values()) <= 60
+        assert all(task.told for task in tasks)
+
+    watched(provider, play)
+
+
+def test_what_the_list_does_not_show_yet_is_asked_for_singly_in_the_same_cycle() -> None:
+    provider = account(200)
+    provider.hidden = set(names(200)[-3:])
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(200)]
+        await asyncio.sleep(5)
+        assert all(task.told for task in tasks)
+        assert sorted(call.what for call in provider.made) == [*sorted(provider.hidden), "list", "list"]
+        provider.hidden = set()
+        await asyncio.sleep(10)
+        assert provider.calls_of() == 5 + 2
+
+    watched(provider, play)
+
+
+def test_a_server_that_repeats_its_first_page_is_read_twice() -> None:
+    provider = account(500)
+    provider.repeats = True
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(500)]
+        await asyncio.sleep(5)
+        assert provider.calls_of("list") == 2
+        assert provider.calls_of() == 500 - 100 + 2
+        assert all(task.told for task in tasks)
+
+    watched(provider, play)
+
+
+def test_a_batch_that_the_list_calls_otherwise_is_known_by_that_name_after_one_look() -> None:
+    provider = account(100)
+    provider.listed_id = lambda batch_id: f"projects/123/{batch_id}"
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(100)]
+        await asyncio.sleep(5)
+        before = provider.calls_of()
+        provider.finish("batch_00042")
+        await asyncio.sleep(10)
+        assert provider.calls_of() - before <= 2
+        assert [n for n, task in enumerate(tasks) if task.verdict == Ended()] == [42]
+
+    watched(provider, play)
+
+
+def test_an_outage_of_hours_is_told_once_and_its_end_too() -> None:
+    provider = account(500)
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(500)]
+        await asyncio.sleep(60)
+        provider.plan = plan_of(DOWN)
+        before = provider.calls_of()
+        with capture_logs() as lines:
+            await asyncio.sleep(5 * HOUR)
+            assert provider.calls_of() - before < 5 * HOUR / 300 * 4 + 20
+            provider.plan = lambda _: None
+            before = provider.calls_of()
+            await asyncio.sleep(330)
+        assert provider.calls_of("list") == provider.calls_of() or provider.calls_of() - before < 40
+        assert [len(task.told) for task in tasks] == [3] * 500
+        assert all(task.told[1].popitem()[1] is DOWN for task in tasks)
+        assert [line["event"] for line in lines] == [
+            "The provider is down. 500 batches of the connection 'conn' wait on.",
+            "The connection 'conn' answers again.",
+        ]
+        assert [task.verdict for task in tasks] == [None] * 500
+
+    watched(provider, play)
+
+
+def test_a_single_failure_of_the_list_wakes_nobody() -> None:
+    provider = account(500)
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(500)]
+        await asyncio.sleep(5)
+        provider.plan = plan_of(DOWN, times=1)
+        with capture_logs() as lines:
+            await asyncio.sleep(60)
+        assert [len(task.told) for task in tasks] == [1] * 500
+        assert lines == []
+
+    watched(provider, play)
+
+
+@pytest.mark.parametrize("count", [1, 1_000], ids=["singly", "listed"])
+def test_a_provider_that_asks_for_patience_gets_it(count: int) -> None:
+    provider = account(count)
+
+    async def play(made: Bench) -> None:
+        for batch_id in names(count):
+            made.wait(batch_id)
+        await asyncio.sleep(5)
+        provider.plan = plan_of(RateLimitError("Slow down.", status_code=429, retry_after=900.0), times=1)
+        before = provider.calls_of()
+        await asyncio.sleep(900)
+        assert provider.calls_of() - before == 1
+        await asyncio.sleep(20)
+        assert provider.calls_of() - before > 1
+
+    watched(provider, play)
+
+
+@pytest.mark.parametrize("count", [1, 3, 1_000])
+def test_a_revoked_key_fails_every_wait_after_three_refusals_and_cancels_nothing(count: int) -> None:
+    provider = account(count)
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(count)]
+        await asyncio.sleep(5)
+        provider.plan = plan_of(REFUSED)
+        before = provider.calls_of()
+        await asyncio.sleep(300)
+        assert [task.verdict for task in tasks] == [GiveUp(REFUSED)] * count
+        assert provider.calls_of() - before <= 3 * min(count, 4)
+        assert provider.calls == []  # of the verbs that change something
+
+    watched(provider, play)
+
+
+def test_a_key_that_was_rotated_is_used_before_the_refusal_of_the_old_one_counts() -> None:
+    provider = account(100)
+    keys = ["key-1"]
+
+    async def play(made: Bench) -> None:
+        made.key = lambda: Key(provider, keys[-1])
+        tasks = [made.wait(batch_id) for batch_id in names(100)]
+        await asyncio.sleep(5)
+        for _ in range(5):
+            keys.append(f"key-{len(keys) + 1}")
+            provider.plan = plan_of(REFUSED, times=1)
+            await asyncio.sleep(30)
+        assert made.keys == ["key-1", "key-2", "key-3", "key-4", "key-5", "key-6"]
+        assert [len(task.told) for task in tasks] == [1] * 100
+
+    watched(provider, play)
+
+
+def test_a_backend_that_says_something_else_each_time_does_not_make_refusals_endless() -> None:
+    provider = account(100)
+
+    async def play(made: Bench) -> None:
+        made.key = lambda: Key(provider, f"key-{len(made.keys)}")
+        tasks = [made.wait(batch_id) for batch_id in names(100)]
+        provider.plan = plan_of(REFUSED)
+        await asyncio.sleep(600)
+        assert [task.verdict for task in tasks] == [GiveUp(REFUSED)] * 100
+        assert provider.calls_of() <= 6
+
+    watched(provider, play)
+
+
+def test_a_refusal_of_one_batch_is_that_batch_s_own() -> None:
+    provider = account(3)
+    forbidden = AccessRefusedError("Not this one.", status_code=403)
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(3)]
+        provider.plan = plan_of(forbidden, what="batch_00001")
+        await asyncio.sleep(300)
+        assert [task.verdict for task in tasks] == [None, GiveUp(forbidden), None]
+        assert provider.calls_of("batch_00001") == 3
+
+    watched(provider, play)
+
+
+def test_a_batch_that_is_not_there_is_given_up_alone() -> None:
+    provider = account(100)
+    provider.hidden = {"batch_00050"}
+    gone = NotFoundError("It is not there.", status_code=404)
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id) for batch_id in names(100)]
+        provider.plan = plan_of(gone, what="batch_00050")
+        await asyncio.sleep(300)
+        assert [n for n, task in enumerate(tasks) if task.verdict == GiveUp(gone)] == [50]
+        assert provider.calls_of("batch_00050") == 3
+
+    watched(provider, play)
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [(NotFoundError("No such path.", status_code=404), 15.0), (DOWN, 60.0)],
+    ids=["there is none", "it is broken"],
+)
+def test_without_a_list_batches_are_asked_for_singly(error: LLMBatchError, seconds: float) -> None:
+    provider = account(50)
+
+    async def play(made: Bench) -> None:
+        provider.plan = plan_of(error, what="list")
+        tasks = [made.wait(batch_id) for batch_id in names(50)]
+        await asyncio.sleep(seconds)
+        assert [isinstance(task.told[-1].popitem()[1], Batch) for task in tasks] == [True] * 50
+        before = provider.calls_of("list")
+        await asyncio.sleep(300)
+        assert provider.calls_of("list") == before
+
+    watched(provider, play)
+
+
+def test_the_connection_is_fetched_every_ten_minutes_and_opened_anew_only_if_it_says_something_else() -> None:
+    provider, key = account(10, age=DAY / 2), ["key-1"]
+
+    async def play(made: Bench) -> None:
+        made.key = lambda: Key(provider, key[-1])
+        made.wait(*names(10), deadline=2 * DAY)
+        await asyncio.sleep(HOUR - 60)
+        assert (made.keys, provider.times_closed) == (["key-1"] * 6, 0)
+        key.append("key-2")
+        await asyncio.sleep(HOUR / 4)
+        assert (made.keys[-1], provider.times_closed) == ("key-2", 1)
+
+    watched(provider, play)
+
+
+def test_an_outage_of_airflow_s_own_while_it_looks_the_connection_up_anew_is_borne() -> None:
+    provider = account(10, age=DAY / 2)
+
+    async def play(made: Bench) -> None:
+        task = made.wait(*names(10), deadline=2 * DAY)
+        await asyncio.sleep(5)
+
+        def gone() -> Key:
+            raise ConnectionSettingsError("There is no such connection.")
+
+        made.key = gone
+        await asyncio.sleep(HOUR)
+        before = provider.calls_of()
+        await asyncio.sleep(HOUR)
+        assert provider.calls_of() - before >= 10
+        assert (task.verdict, provider.times_closed) == (None, 0)
+
+    watched(provider, play)
+
+
+def test_a_connection_that_cannot_be_used_fails_every_wait_at_once() -> None:
+    error = ConnectionSettingsError("There is no such connection.")
+
+    async def play(made: Bench) -> None:
+        def gone() -> Key:
+            raise error
+
+        made.key = gone
+        tasks = [made.wait(batch_id) for batch_id in names(20)]
+        await asyncio.sleep(2)
+        assert [task.verdict for task in tasks] == [GiveUp(error)] * 20
+
+    watched(account(20), play)
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict", "at"),
+    [
+        ({"deadline": 95.0}, OutOfTime(), 95.0),
+        ({"deadline": -1_000.0}, OutOfTime(), 1.0),
+        ({"resubmit_at": EPOCH + 42.0}, Due(), 42.0),
+    ],
+    ids=["deadline", "passed long ago", "moment of what waits for room"],
+)
+def test_time_ends_a_wait(more: dict[str, Any], verdict: JointVerdict, at: float) -> None:
+    async def play(made: Bench) -> None:
+        task = made.wait(*names(3), **more)
+        await made.running[0]
+        assert (task.verdict, asyncio.get_running_loop().time()) == (verdict, pytest.approx(at))
+
+    watched(account(3), play)
+
+
+def test_a_wait_for_nothing_but_a_moment_makes_no_call() -> None:
+    provider = account(3)
+
+    async def play(made: Bench) -> None:
+        task = made.wait(resubmit_at=EPOCH + 42.0)
+        await made.running[0]
+        assert (task.verdict, provider.calls_of(), made.keys) == (Due(), 0, [])
+
+    watched(provider, play)
+
+
+@pytest.mark.parametrize("trouble", [DOWN, RateLimitError("Slow down.", retry_after=DAY), HangError()])
+def test_the_deadline_is_kept_while_nothing_answers(trouble: Exception) -> None:
+    provider = account(200)
+
+    def plan(_: str) -> None:
+        raise trouble
+
+    async def play(made: Bench) -> None:
+        tasks = [made.wait(batch_id, deadline=100.0) for batch_id in names(200)]
+        provider.plan = plan
+        await asyncio.gather(*made.running)
+        assert [task.verdict for task in tasks] == [OutOfTime()] * 200
+        assert 100.0 <= asyncio.get_running_loop().time() <= 131.0
+
+    watched(provider, play)
+
+
+def test_a_batch_that_ended_before_its_deadline_passed_has_ended() -> None:
+    provider = account(1)
+
+    async def play(made: Bench) -> None:
+        provider.finish("batch_00000")
+        task = made.wait("batch_00000", deadline=-1_000.0)
+        await asyncio.sleep(2)
+        assert task.verdict == Ended()
+
+    watched(provider, play)
+
+
+def test_the_parts_of_a_run_are_told_of_together_and_end_it_together() -> None:
+    provider = account(300)
+    parts = names(300)[::100]
+
+    async def play(made: Bench) -> None:
+        for batch_id in names(300):
+            made.wait(batch_id)
+        run = made.wait(*parts)
+        any_end = made.wait(*parts, any_end=True)
+        await asyncio.sleep(5)
+        provider.finish(parts[0])
+        await asyncio.sleep(10)
+        assert (run.verdict, any_end.verdict) == (None, Ended())
+        for batch_id in parts[1:]:
+            provider.finish(batch_id)
+        await asyncio.sleep(10)
+        assert run.verdict == Ended()
+        assert [sorted(told) for told in run.told] == [parts, parts[:1], parts[1:]]
+
+    watched(provider, play)
+
+
+def test_two_tasks_that_wait_for_one_batch_are_told_by_one_call_each_by_its_own_deadline() -> None:
+    provider = account(1)
+
+    async def play(made: Bench) -> None:
+        short, long = made.wait("batch_00000", deadline=50.0), made.wait("batch_00000", deadline=DAY)
+        await asyncio.sleep(5)
+        assert provider.calls_of() == 1
+        await asyncio.sleep(60)
+        assert (short.verdict, long.verdict) == (OutOfTime(), None)
+        provider.finish("batch_00000")
+        await asyncio.sleep(20)
+        assert long.verdict == Ended()
+
+    watched(provider, play)
+
+
+def test_the_last_task_that_leaves_closes_everything_and_the_next_one_begins_anew() -> None:
+    provider = account(2)
+
+    async def play(made: Bench) -> None:
+        first, second = names(2)
+        made.wait(first)
+        made.wait(second)
+        await asyncio.sleep(5)
+        made.running[0].cancel()
+        await asyncio.sleep(50)
+        assert (provider.times_closed, made.threads.is_closed) == (0, False)
+        assert provider.calls_of(first) == 1
+        await made.stop()
+        assert (provider.times_closed, made.threads.is_closed) == (1, True)
+        assert len(asyncio.all_tasks()) == 1
+        again = made.wait(first)
+        provider.finish(first)
+        await asyncio.sleep(5)
+        assert (again.verdict, made.keys, provider.times_closed) == (Ended(), ["key-1", "key-1"], 2)
+
+    watched(provider, play)
+
+
+def test_connections_are_watched_apart_and_none_waits_for_one_that_hangs() -> None:
+    provider, dead = account(20), PagedProvider()
+    dead.hold(*names(20))
+
+    def hang(_: str) -> None:
+        raise HangError
+
+    dead.plan = hang
+
+    async def play(made: Bench) -> None:
+        made.key = lambda: Key(dead)
+        hanging = [made.wait(batch_id, name="dead") for batch_id in names(20)]
+        await asyncio.sleep(5)
+        made.key = lambda: Key(provider)
+        tasks = [made.wait(batch_id) for batch_id in names(20)]
+        await asyncio.sleep(60)
+        provider.finish("batch_00003")
+        await asyncio.sleep(10)
+        assert tasks[3].verdict == Ended()
+        assert [task.told for task in hanging] == [[]] * 20
+        assert dead.calls_of() == 1
+
+    watched(provider, play)
+
+
+def test_what_nobody_foresaw_fails_the_wait_that_met_it_and_no_other() -> None:
+    provider = account(3)
+
+    def plan(what: str) -> None:
+        if what == "batch_00001":
+            raise KeyError("sk-secret-in-a-key-error")
+
+    async def play(made: Bench) -> None:
+        provider.plan = plan
+        tasks = [made.wait(batch_id) for batch_id in names(3)]
+        await asyncio.sleep(5)
+        assert [str(task.verdict and getattr(task.verdict, "error", "")) for task in tasks] == [
+            "None",
+            "Looking failed in a way that nobody foresaw (KeyError).",
+            "None",
+        ]
+
+    watched(provider, play)
+
+
+def test_a_mistake_of_the_watcher_s_own_fails_the_waits_instead_of_leaving_them_asleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def play(made: Bench) -> None:
+        monkeypatch.setattr("airflow_provider_llmbatch.core.watcher.cycle.pages_to_read", mistaken)
+        made.wait("batch_00000")
+        with pytest.raises(ZeroDivisionError):
+            await made.running.pop()
+        monkeypatch.undo()
+        task = made.wait("batch_00000")
+        await asyncio.sleep(5)
+        assert task.told
+
+    watched(account(1), play)
+
+
+def test_nothing_of_the_first_task_s_context_reaches_the_watcher() -> None:
+    of_task: contextvars.ContextVar[str] = contextvars.ContextVar("of_task", default="none")
+    seen: list[str] = []
+    provider = account(1)
+
+    async def play(made: Bench) -> None:
+        def key() -> Key:
+            seen.append(of_task.get())
+            return Key(provider)
+
+        made.key = key
+        of_task.set("the first task")
+        made.wait("batch_00000")
+        await asyncio.sleep(HOUR)
+        assert len(seen) > 1
+        assert set(seen) == {"none"}
+
+    watched(provider, play)
+
+
+def test_metrics_tell_of_batches_calls_and_errors() -> None:
+    provider, heard = account(20), Heard()
+
+    async def play(made: Bench) -> None:
+        for batch_id in names(20):
+            made.wait(batch_id)
+        await asyncio.sleep(5)
+        provider.plan = plan_of(DOWN, times=1)
+        await asyncio.sleep(10)
+        await made.stop()
+        call = ("poll.calls", 1, {"connection": "conn", "kind": "list"})
+        assert heard.told == [
+            call,
+            ("batches.watched", 20, {"connection": "conn"}),
+            call,
+            ("poll.errors", 1, {"connection": "conn", "error": "UnavailableError"}),
+            ("batches.watched", 20, {"connection": "conn"}),
+            ("batches.watched", 0, {"connection": "conn"}),
+        ]
+
+    watched(provider, play, telemetry=heard)
