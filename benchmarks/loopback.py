@@ -35,8 +35,9 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    command = [sys.executable, "-m", "airflow_provider_llmbatch.server", "--engine", "echo", "--port", "0"]
+def running_server(folder: Path, *options: str) -> Iterator[Server]:
+    """:param options: More of its command line."""
+    command = [sys.executable, "-m", "airflow_provider_llmbatch.server", "--engine", "echo", "--port", "0", *options]
     environment = {**os.environ, "LLMBATCH_SERVER_API_KEY": KEY}
     server = subprocess.Popen(
         [*command, "--data", str(folder / "data")], stdout=subprocess.PIPE, text=True, env=environment
