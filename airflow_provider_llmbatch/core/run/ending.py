@@ -89,9 +89,8 @@ def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[
             job.log.warning(f"{file_id} could not be deleted at the provider: {error}")
     if job.options.keep_stage:
         return
-    tries = range(1, job.attempt.try_number + 1)
-    left_behind = {str(number) for number in tries} | {f"{index.generation}-{number}" for number in tries}
-    for stage_id in sorted(left_behind | {index.stage_id}):
+    of_tries = {str(number) for number in range(1, job.attempt.try_number + 1)}
+    for stage_id in sorted({*of_tries, *job.stage_ids(index.generation), index.stage_id}):
         job.forget_stage(stage_id)
 
 

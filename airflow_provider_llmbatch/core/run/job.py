@@ -95,6 +95,14 @@ class Job:
     def slot_of(self, part: int) -> Slot:
         return replace(self.slot, part=part)
 
+    def stage_id_of_try(self, generation: int) -> str:
+        """For a stage that this try writes anew, when an earlier one wrote, or was writing, that of the generation."""
+        return f"{generation}-{self.attempt.try_number}"
+
+    def stage_ids(self, generation: int) -> list[str]:
+        """All that a stage of a generation may be called by now."""
+        return [str(generation), *(f"{generation}-{number}" for number in range(1, self.attempt.try_number + 1))]
+
     def stage_folder(self, stage_id: str) -> Folder:
         return self.folder.child(stage_id)
 

@@ -111,6 +111,26 @@ def test_a_clear_without_a_record_is_served_by_the_published_set(task: Task, pro
     assert len(provider.submitted) == 6
 
 
+def test_a_clear_of_a_try_without_a_record_still_asks_the_provider_for_what_was_not_looked_for_yet(
+    task: Task, provider: MemoryProvider
+) -> None:
+    waiting(task.run(1))
+    task.store = MemoryStore()
+    waiting(task.run(2, max_parallel_batches=1))
+    assert len(waiting(task.run(3, max_tries=3)).batch_ids) == 3
+    assert len(provider.submitted) == 3
+
+
+def test_a_changed_input_cancels_what_was_given_up_at_its_deadline_as_well(
+    task: Task, provider: MemoryProvider
+) -> None:
+    run = task.run(1, deadline=3600.0, cancel_on_deadline=False, max_rows_per_batch=5)
+    task.clock.now = waiting(run).deadline
+    published(run)
+    waiting(task.run(2, max_tries=3, max_rows_per_batch=5, parameters="q"))
+    assert statuses(provider) == ["cancelling", "in_progress"]
+
+
 def test_a_clear_whose_set_was_deleted_publishes_it_again_at_no_cost(task: Task, provider: MemoryProvider) -> None:
     end_all(task.run(1), provider)
     (task.folder / "manifest.json").unlink()
