@@ -6,6 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmbatch.core.run.claim import check_claim, leave_output
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
 from airflow_provider_llmbatch.core.run.publish import publish
 from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState]) -> Manifest:
     """Publish what was landed, and let the index say so."""
+    check_claim(job)
     now = job.timing.clock()
     if index.publish_id is None:
         # Into the index before anything is written: whoever follows a process that dies then writes to the same place.
@@ -92,6 +94,10 @@ def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[
     of_tries = {str(number) for number in range(1, job.attempt.try_number + 1)}
     for stage_id in sorted({*of_tries, *job.stage_ids(index.generation), index.stage_id}):
         job.forget_stage(stage_id)
+    try:
+        leave_output(job)
+    except LLMBatchError as error:
+        job.log.warning(f"A file that is not needed any more could not be deleted: {error}")
 
 
 def _facts(job: Job, index: IndexRecord) -> RunFacts:

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.core.run.claim import claim_output
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.run.old_batches import cancel_old, count_submitted
 from airflow_provider_llmbatch.core.run.parts import state_of
@@ -124,10 +125,12 @@ class _Choice:
             max_bytes=self.job.options.max_bytes_per_batch,
             max_tokens=self.job.options.max_tokens_per_batch,
         )
+        rows = self.job.source.rows()
+        claim_output(self.job)
         self.job.log.info(f"Reading {self.job.source.description}")
         stage = write_stage(
             self.job.stage_folder(stage_id),
-            self.job.source.rows(),
+            rows,
             limits=limits,
             check=self.job.source.check,
             unique_key=self.job.options.unique_key,
