@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import override
 
 from airflow_provider_llmbatch.core.run.job import STAGES
 from airflow_provider_llmbatch.core.run.manifest import MANIFEST, read_manifest
@@ -28,6 +29,7 @@ class _Holder(BaseModel):
     task_id: str
     map_index: int = -1
 
+    @override
     def __str__(self) -> str:
         return self.task_id if self.map_index < 0 else f"{self.task_id}[{self.map_index}]"
 

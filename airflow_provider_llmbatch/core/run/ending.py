@@ -13,8 +13,9 @@ from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
 from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
+    from airflow_provider_llmbatch.core.ledger import BatchRecord
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.parts import PartState
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.stage import Stage
 
 
-def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState]) -> Manifest:
-    """Publish what was landed, and let the index say so."""
+def publish_set(
+    job: Job, index: IndexRecord, stage: Stage, states: Sequence[PartState], *, running: Collection[str] = ()
+) -> Manifest:
+    """Publish what was landed, and let the index say so.
+
+    :param running: As ``shortfall_of``.
+    """
     check_claim(job)
     now = job.timing.clock()
     if index.publish_id is None:
@@ -38,6 +44,11 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
         attempts={
             state.part.number: [_entry(number, landed) for number, landed in enumerate(state.landings, 1)]
             for state in states
+        },
+        unended={
+            state.part.number: _unended(state.attempt, state.record)
+            for state in states
+            if state.record is not None and state.record.batch_id in running
         },
         facts=_facts(job, index),
         publish_id=index.publish_id or "",
@@ -116,6 +127,10 @@ def _facts(job: Job, index: IndexRecord) -> RunFacts:
         fingerprints=Fingerprints(rows=index.rows_sha256 or "", parameters=index.parameters_sha256, model=index.model),
         started_at=int(index.started_at),
     )
+
+
+def _unended(number: int, record: BatchRecord) -> AttemptEntry:
+    return AttemptEntry(attempt=number, file_id=record.input_file_id, batch_id=record.batch_id, key=record.key)
 
 
 def _entry(number: int, landed: LandedRecord) -> AttemptEntry:

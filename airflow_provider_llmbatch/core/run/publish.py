@@ -8,6 +8,7 @@ that are at it. Rows and answers are joined as bytes, so keys and columns come o
 from __future__ import annotations
 
 from collections import Counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -46,6 +47,11 @@ _NOT_SUBMITTED: Final = (
     b'this request was submitted."},"finish_reason":null,"usage":null,"provider":%b,"model":%b,"batch_id":null,'
     b'"attempt":null}'
 )
+_NOT_ENDED: Final = (
+    b'"outcome":"missing","text":null,"parsed":null,"error":{"code":"not_ended","message":"The batch of this request '
+    b'had not ended when the run did."},"finish_reason":null,"usage":null,"provider":%b,"model":%b,"batch_id":%b,'
+    b'"attempt":%d}'
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -55,6 +61,7 @@ def publish(
     *,
     answers: Folder,
     attempts: Mapping[int, Sequence[AttemptEntry]],
+    unended: Mapping[int, AttemptEntry] = MappingProxyType({}),
     facts: RunFacts,
     publish_id: str,
     published_at: int,
@@ -68,6 +75,7 @@ def publish(
     :param answers: Where ``land`` wrote them.
     :param attempts: That were landed, per part in ascending order. Rows of a part without any are ``missing``, with
         the code ``not_submitted``.
+    :param unended: Of parts whose next attempt had not ended at its deadline: nothing of it was landed.
     :param publish_id: A name for the set's folder that no other set of this output has had.
     :param published_at: Seconds since 1970.
     :raises ResultSetError: The outcomes do not add up to the input, or a manifest that is there cannot be read.
@@ -83,8 +91,16 @@ def publish(
     parts = []
     for part in stage.parts:
         tried = tuple(attempts.get(part.number, ()))
+        late = (unended[part.number],) if part.number in unended else ()
         counts, size, name = _publish_part(
-            stage, part, tried, data.child(publish_id), answers=answers, facts=facts, kind=kind, models=models
+            stage,
+            part,
+            [attempt.attempt for attempt in tried],
+            data.child(publish_id),
+            default=_row_of_none(part, tried, late, facts),
+            answers=answers,
+            kind=kind,
+            models=models,
         )
         parts.append(
             PartEntry(
@@ -95,7 +111,7 @@ def publish(
                 outcomes=counts,
                 model=part.model,
                 endpoint=part.endpoint,
-                attempts=tried,
+                attempts=(*tried, *late),
             )
         )
     outcomes = total_outcomes(part.outcomes for part in parts)
@@ -127,24 +143,32 @@ def _forget(folder: Folder, log: FilteringBoundLogger | None) -> None:
 def _publish_part(
     stage: Stage,
     part: StagePart,
-    tried: Sequence[AttemptEntry],
+    tried: Sequence[int],
     folder: Folder,
     *,
+    default: bytes | None,
     answers: Folder,
-    facts: RunFacts,
     kind: Format,
     models: set[bytes],
 ) -> tuple[dict[Outcome, int], int, str]:
     name = f"part-{part.number:05}.{kind}"
     ordinals = stage.ordinals(part)
-    default = None if tried else _NOT_SUBMITTED % (_encode(facts.provider), _encode(part.model))
-    numbers = [attempt.attempt for attempt in tried]
-    with best_answers(answers, part.number, numbers, ordinals) as best, folder.write(name) as stream:
+    with best_answers(answers, part.number, tried, ordinals) as best, folder.write(name) as stream:
         rows = table(kind, stream)
         counts = _join(_heads(stage, part, ordinals), best, default, rows, models)
         _check_sum(counts.total(), part.rows, name)
         size = rows.finish()
     return total_outcomes([counts]), size, name
+
+
+def _row_of_none(
+    part: StagePart, tried: Sequence[AttemptEntry], late: Sequence[AttemptEntry], facts: RunFacts
+) -> bytes | None:
+    """What is said of the rows of a part of which nothing was landed."""
+    if tried:
+        return None
+    asked = (_encode(facts.provider), _encode(part.model))
+    return _NOT_ENDED % (*asked, _encode(late[0].batch_id), late[0].attempt) if late else _NOT_SUBMITTED % asked
 
 
 def _join(

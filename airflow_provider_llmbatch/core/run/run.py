@@ -58,7 +58,7 @@ class Run(Job):
         if waiting is not None:
             return waiting
         states = round_.all_states()
-        manifest = publish_set(self, index, stage, states)
+        manifest = publish_set(self, index, stage, states, running=round_.given_up)
         return self._concluded(index, stage, manifest, shortfall_of(states, running=round_.given_up), states)
 
     def cancel(self) -> dict[str, str | LLMBatchError]:
