@@ -15,7 +15,7 @@ from airflow_provider_llmbatch.core.polling import GiveUp
 from airflow_provider_llmbatch.core.run.options import RunOptions
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
-from airflow_provider_llmbatch.operators.asked import Asked, check_source
+from airflow_provider_llmbatch.operators.asked import Asked, check_place, check_source
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 from airflow_provider_llmbatch.operators.wait import (
     Killed,
@@ -146,6 +146,7 @@ class LLMBatchRunOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         check_intervals(min_poll_interval, max_poll_interval)
+        check_place(output)
         self.check_input(source, query, sql_conn_id)
         self.source = source
         self.source_format = source_format

@@ -10,9 +10,7 @@ from airflow_provider_llmbatch.core.ledger import MemoryStore
 from airflow_provider_llmbatch.core.run.manifest import MANIFEST
 from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.run.run import Published, Run, Waiting
-from airflow_provider_llmbatch.core.storage import Folder
-from airflow_provider_llmbatch.hooks.batch import path_of
-from airflow_provider_llmbatch.operators.run_input import check_beforehand, input_of
+from airflow_provider_llmbatch.operators.run_input import check_beforehand, folder_of, input_of
 from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_links, tell_wait
 from airflow_provider_llmbatch.operators.task import attempt_of, run_store_of, slot_of
 
@@ -47,7 +45,7 @@ def advanced(
 
     :param model: If ``None``, the connection's.
     """
-    folder = Folder(path_of(output))
+    folder = folder_of(output)
     with folding("More files, batches and results", log) as folded:
         run = Run(
             adapter=hook.adapter,

@@ -12,9 +12,11 @@ import threading
 import time
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from airflow.sdk import ObjectStoragePath
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time import task_runner
 from pydantic import BaseModel
@@ -30,7 +32,6 @@ from airflow_provider_llmbatch.triggers.run import RunEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from airflow.sdk import Context
     from support.gated_server import GatedServer
@@ -395,6 +396,9 @@ def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:
         ({"source": ["Summarize this", "And this"]}, "@task.llmbatch"),
         ({"source": "Summarize\nthis."}, "@task.llmbatch"),
         ({"source": []}, "empty list"),
+        ({"source": "a.csv", "output": ""}, "the URI of a folder as a text"),
+        ({"source": "a.csv", "output": Path("/out")}, r"and not PosixPath\('/out'\)"),
+        ({"source": "a.csv", "output": ObjectStoragePath("file:///out")}, "and not ObjectStoragePath"),
         ({"source": "a.csv", "max_rows_per_batch": 0}, "max_rows_per_batch"),
         ({"source": "a.csv", "on_failed_rows": 1.5}, "on_failed_rows"),
         ({"source": "a.csv", "min_poll_interval": 400}, "min_poll_interval"),
@@ -402,13 +406,38 @@ def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:
 )
 def test_what_cannot_hold_is_told_while_the_dag_is_read(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        LLMBatchRunOperator(task_id="run", output="out", prompt="{text}", **given)
+        LLMBatchRunOperator(**{"task_id": "run", "output": "out", "prompt": "{text}", **given})
 
 
 def test_data_that_come_through_xcom_are_refused_with_what_to_use_instead(operator: Any, proxy: FaultProxy) -> None:
     task = operator()
     task.source = [{"text": "a"}]
     with pytest.raises(AirflowFailException, match=r"@task\.llmbatch .* Nothing was uploaded or billed"):
+        task.execute(first_try(task)[0])
+    assert proxy.calls("POST", "") == []
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("out", "The output out is relative to whatever folder a worker runs in"),
+        (None, "the URI of a folder as a text"),
+        ("{source}", "cannot be written"),
+    ],
+)
+def test_an_output_that_turns_out_to_be_none_fails_before_anything_is_uploaded(
+    operator: Any, proxy: FaultProxy, place: str | None, words: str
+) -> None:
+    task = operator()
+    task.output_uri = place and place.format(source=task.source)  # as Airflow rendered it
+    with pytest.raises(AirflowFailException, match=f"{words}.* Nothing was uploaded or billed"):
+        task.execute(first_try(task)[0])
+    assert proxy.calls("POST", "") == []
+
+
+def test_without_any_model_nothing_is_uploaded(operator: Any, proxy: FaultProxy) -> None:
+    task = operator(model=None)
+    with pytest.raises(AirflowFailException, match="no model is named: pass model=, or give the connection one"):
         task.execute(first_try(task)[0])
     assert proxy.calls("POST", "") == []
 

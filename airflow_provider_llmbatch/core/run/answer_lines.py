@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NULL: Final = b"null"
 _WORDS_KEPT: Final = 1_000
+_CUT_OFF: Final = ". The answer was cut off at its limit of tokens (finish_reason length): allow more of them."
 _MOST_REASONS: Final = 100  # that are told apart
 _encode = msgspec.json.Encoder().encode
 
@@ -95,7 +96,8 @@ class AnswerLines:
             try:
                 parsed = self._fitted(self._shape, content)
             except MisfitError as misfit:
-                outcome, error = "invalid", _encode(ResultError(misfit.code, str(misfit)))
+                why = f"{misfit}{_CUT_OFF if content.finish_reason == 'length' else ''}"
+                outcome, error = "invalid", _encode(ResultError(misfit.code, why))
                 self.reasons[misfit.code] += 1
         self.outcomes[outcome] += 1
         return self._line(ordinal, outcome, content, parsed, error)
