@@ -244,10 +244,10 @@ class _Choice:
     def _check_cut(self, old: IndexRecord, new: IndexRecord) -> None:
         if old.parts_sha256 != new.parts_sha256 and count_submitted(self.job, old):
             raise StageGoneError(
-                "The stage of this run is gone, and its input is cut into other parts by now, so that the answers of "
-                "earlier batches, which were paid for, cannot be joined. Nothing was submitted now. Set the limits of "
-                'a batch back to what they were and clear the task, or clear it with on_clear="restart" to pay for new '
-                "answers."
+                "The stage of this run is gone, and its input is cut into other parts by now, or comes in another "
+                "order, so that the answers of earlier batches, which were paid for, cannot be joined. Nothing was "
+                "submitted now. Set the limits of a batch, and the order of a query, back to what they were and clear "
+                'the task, or clear it with on_clear="restart" to pay for new answers.'
             )
 
     def _changes(self, index: IndexRecord) -> list[str]:

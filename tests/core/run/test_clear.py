@@ -39,6 +39,27 @@ def test_clearing_an_unchanged_task_halfway_goes_on_with_what_was_paid_for(
     assert len(provider.submitted) == 3
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_rows_that_come_in_another_order_as_from_a_query_without_one_are_the_same_input(
+    task: Task, provider: MemoryProvider, *, has_ended: bool
+) -> None:
+    waiting(task.run(1))
+    if has_ended:
+        end_all(task.run(1), provider)
+    task.texts.reverse()
+    end = end_all(task.run(2, max_tries=3), provider)
+    assert (end.manifest.outcomes, len(provider.submitted)) == ({"succeeded": 5}, 3)
+    assert [row["key"] for row in task.results()] == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("texts", ["abcdf", "abcd", "abcdee"])
+def test_other_rows_are_another_input_however_alike(task: Task, provider: MemoryProvider, texts: str) -> None:
+    waiting(task.run(1))
+    task.texts = list(texts)
+    assert end_all(task.run(2, max_tries=3), provider).manifest.rows == len(texts)
+    assert sum(map(len, provider.submitted)) == 5 + len(texts)
+
+
 def test_on_clear_restart_pays_for_new_answers(task: Task, provider: MemoryProvider) -> None:
     first = end_all(task.run(1), provider).manifest
     again = task.run(2, max_tries=3, on_clear="restart")
