@@ -243,7 +243,7 @@ class LLMBatchRunOperator(BaseOperator):
         """
         from airflow_provider_llmbatch.operators.run_work import Published, advanced, published  # noqa: PLC0415 - as above
 
-        self._kill = SimpleQueue()
+        self._kill = kill = SimpleQueue[None]()
         hook = LLMBatchHook(self.llmbatch_conn_id)
         while True:
             state = advanced(
@@ -254,7 +254,8 @@ class LLMBatchRunOperator(BaseOperator):
                 model=self.model,
                 records=self.records_of(context),
                 options=self.options,
-                is_stopping=self._is_killed,
+                kill=kill,
+                cancel_on_kill=self.cancel_on_kill,
                 log=self.log,
             )
             if isinstance(state, Published):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,12 +12,11 @@ from airflow_provider_llmbatch.core.run.manifest import MANIFEST
 from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.run.run import Published, Run, Waiting
 from airflow_provider_llmbatch.operators.run_input import check_beforehand, folder_of, input_of
+from airflow_provider_llmbatch.operators.run_kill import cancelling_when_killed
 from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_links, tell_wait
 from airflow_provider_llmbatch.operators.task import attempt_of, run_store_of, slot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow.sdk import Context
     from pydantic import JsonValue
     from structlog.typing import FilteringBoundLogger
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
     from airflow_provider_llmbatch.operators.asked import Asked
     from airflow_provider_llmbatch.operators.run_input import Records
+    from airflow_provider_llmbatch.operators.wait import KillSwitch
 
 __all__ = ["Published", "Waiting", "advanced", "published", "tell_links", "tell_wait"]
 
@@ -38,12 +39,14 @@ def advanced(
     model: str | None,
     records: Records,
     options: RunOptions,
-    is_stopping: Callable[[], bool],
+    kill: KillSwitch,
+    cancel_on_kill: bool,
     log: FilteringBoundLogger,
 ) -> Waiting | Published:
     """Take the run of this task as far as it goes without waiting.
 
     :param model: If ``None``, the connection's.
+    :param cancel_on_kill: Whether a kill in the middle of it cancels what is under way, if a person ended the task.
     """
     folder = folder_of(output)
     with folding("More files, batches and results", log) as folded:
@@ -63,9 +66,11 @@ def advanced(
             options=options,
             timing=hook.timing,
             log=folded,
-            is_stopping=is_stopping,
+            is_stopping=lambda: not kill.empty(),
         )
-        return replace(run, store=run_store_of(context, lambda: FolderStore(run.folder))).advance()
+        run = replace(run, store=run_store_of(context, lambda: FolderStore(run.folder)))
+        with cancelling_when_killed(run, kill, context) if cancel_on_kill else nullcontext():
+            return run.advance()
 
 
 def published(context: Context, state: Published, *, output: str, log: FilteringBoundLogger) -> dict[str, JsonValue]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from support.gated_server import GatedServer
 
-    from airflow_provider_llmbatch.models import Batch
+    from airflow_provider_llmbatch.models import Batch, File
 
 ENDED = RunEvent(status="ended", error=None)
 PROMPT = "Say it again: {text}"
@@ -347,6 +347,35 @@ def test_killed_while_it_submits_it_submits_no_more_and_cancels_what_it_did(
         task.execute(context_of(task)[0])
     [batch] = LLMBatchHook().list_batches()
     assert batch.status in ("cancelling", "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "is_cancelled"),
+    [("failed", {}, True), ("running", {}, False), ("failed", {"cancel_on_kill": False}, False)],
+    ids=["marked failed", "worker stopped", "switched off"],
+)
+def test_killed_in_an_upload_that_takes_longer_than_airflow_waits_it_cancels_what_is_under_way(
+    state: str, more: dict[str, Any], is_cancelled: bool, operator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", ApiServer({"run-1": {"classify": state}}), raising=False)
+    task = operator(max_rows_per_batch=1, **more)
+    upload = OpenAIAdapter.create_file
+    statuses: list[str] = []
+
+    def endless(*args: Any, **kwargs: Any) -> File:
+        batches = list(LLMBatchHook().list_batches())
+        if len(batches) < 2:
+            return upload(*args, **kwargs)
+        task.on_kill()
+        time.sleep(1.6)
+        statuses.extend(batch.status for batch in LLMBatchHook().list_batches())
+        raise SystemExit  # as SIGKILL ends it
+
+    monkeypatch.setattr(OpenAIAdapter, "create_file", endless)
+    with pytest.raises(SystemExit):
+        task.execute(context_of(task)[0])
+    assert len(statuses) == 2
+    assert (set(statuses) <= {"cancelling", "cancelled"}) is is_cancelled
 
 
 def test_what_fails_is_counted_by_its_reason_in_the_log(operator: Any, server: GatedServer) -> None:

@@ -13,7 +13,6 @@ from airflow_provider_llmbatch.core.run.ending import clean_up, publish_set, sho
 from airflow_provider_llmbatch.core.run.generation import input_of
 from airflow_provider_llmbatch.core.run.job import Job, RunInput
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
-from airflow_provider_llmbatch.core.run.old_batches import cancel_all, open_batches
 from airflow_provider_llmbatch.core.run.parts import state_of
 from airflow_provider_llmbatch.core.run.round import Round, Waiting
 from airflow_provider_llmbatch.core.run.verdict import error_of_set
@@ -60,14 +59,6 @@ class Run(Job):
         states = round_.all_states()
         manifest = publish_set(self, index, stage, states, running=round_.given_up)
         return self._concluded(index, stage, manifest, shortfall_of(states, running=round_.given_up), states)
-
-    def cancel(self) -> dict[str, str | LLMBatchError]:
-        """Cancel what is under way, eight at a time, as far as the ledger tells; writes nothing.
-
-        Returns the status of each batch then, or why it could not be cancelled.
-        """
-        index = self.index.read()
-        return cancel_all(self, open_batches(self, index) if index is not None else [])
 
     def _published(self, index: IndexRecord, stage: Stage | None) -> Published:
         manifest = read_manifest(self.output)

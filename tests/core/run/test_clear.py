@@ -174,7 +174,7 @@ def test_what_a_kill_cancelled_is_landed_by_the_try_after_a_clear_and_only_the_r
 ) -> None:
     run = task.run(1, max_rows_per_batch=5)
     waiting(run)
-    run.cancel()
+    provider.cancel_batch("batch-1")
     provider.end("batch-1", lambda i: "succeeded" if i < "3" else "batch_cancelled", status="cancelled")
     end = end_all(task.run(2, max_tries=3, max_rows_per_batch=5), provider)
     assert (end.manifest.outcomes, provider.submitted[1:]) == ({"succeeded": 5}, [["3", "4"]])

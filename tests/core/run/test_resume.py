@@ -10,6 +10,7 @@ import pytest
 from support.runs import end_all, published, waiting
 
 from airflow_provider_llmbatch.core.ledger import MemoryStore
+from airflow_provider_llmbatch.core.run.old_batches import begun_batches
 from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import (
@@ -239,12 +240,14 @@ def test_after_success_the_stage_stays_only_if_wanted(
     assert bool(list((task.folder / "_llmbatch").rglob("stage.json"))) == keep_stage
 
 
-def test_cancelling_reaches_what_is_under_way_and_nothing_else(task: Task, provider: MemoryProvider) -> None:
-    run = task.run(1)
+def test_what_is_under_way_is_known_from_the_ledger_alone(task: Task, provider: MemoryProvider) -> None:
+    run = task.run(1, max_parallel_batches=2)
+    assert begun_batches(run) == []
     waiting(run)
     provider.end("batch-1")
     waiting(run)
-    assert task.run(1).cancel() == {"batch-2": "cancelling", "batch-3": "cancelling"}
+    provider.calls.clear()
+    assert (begun_batches(task.run(1)), provider.calls) == (["batch-2", "batch-3"], [])
 
 
 def test_a_process_that_dies_between_the_manifest_and_its_record_leaves_one_set(
