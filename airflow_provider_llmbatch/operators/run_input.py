@@ -18,6 +18,7 @@ from airflow_provider_llmbatch.core.run.preflight import (
 )
 from airflow_provider_llmbatch.core.run.requests import NO_MODEL, RequestTemplate
 from airflow_provider_llmbatch.core.run.sources import FileSource, file_records, given_records
+from airflow_provider_llmbatch.core.run.tables import check_format
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.hooks.batch import path_of
@@ -157,6 +158,7 @@ def check_beforehand(
 
     :raises BatchInputError: What is asked for cannot be sent, the model is not served, or the output has no room.
     """
+    check_format(options.format)
     check_parameters(adapter, template)
     check_texts(template, log=log)
     if template.model is None and template.prompt is not None:

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sqlite3
+import sys
 import threading
 import time
 import uuid
@@ -460,6 +461,16 @@ def test_an_output_that_turns_out_to_be_none_fails_before_anything_is_uploaded(
     task = operator()
     task.output_uri = place and place.format(source=task.source)  # as Airflow rendered it
     with pytest.raises(AirflowFailException, match=f"{words}.* Nothing was uploaded or billed"):
+        task.execute(first_try(task)[0])
+    assert proxy.calls("POST", "") == []
+
+
+def test_without_what_writes_parquet_nothing_is_uploaded(
+    operator: Any, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    task = operator(output_format="parquet")
+    with pytest.raises(AirflowFailException, match="Parquet needs pyarrow, which is not installed"):
         task.execute(first_try(task)[0])
     assert proxy.calls("POST", "") == []
 

@@ -164,10 +164,10 @@ class AnswerLines:
 
 def _extras(content: Content) -> bytes:
     """Fields that few endpoints have, named only where there is something in them."""
-    if content.tool_calls is content.refusal is content.embedding is content.body is None:
+    if content.tool_calls is content.refusal is content.reasoning is content.embedding is content.body is None:
         return b""
     extras = b""
-    for name in ("refusal", "tool_calls", "embedding", "body"):
+    for name in ("refusal", "tool_calls", "reasoning", "embedding", "body"):
         value: bytes | None = getattr(content, name)
         if value is not None:
             extras += b',"%b":%b' % (name.encode(), value)

@@ -83,6 +83,7 @@ class _Row(msgspec.Struct, gc=False):
     usage: dict[str, Any] | None = None
     refusal: msgspec.Raw = msgspec.Raw(b"null")
     tool_calls: msgspec.Raw = msgspec.Raw(b"null")
+    reasoning: msgspec.Raw = msgspec.Raw(b"null")
     embedding: msgspec.Raw = msgspec.Raw(b"null")
     body: msgspec.Raw = msgspec.Raw(b"null")
     model: str | None = None
@@ -122,6 +123,7 @@ class Parquet:
             row.usage,
             _text_of(row.refusal),
             _json_of(row.tool_calls),
+            _text_of(row.reasoning),
             embedding,
             body,
             row.provider,
@@ -156,7 +158,7 @@ def _pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise BatchInputError(
             "Parquet needs pyarrow, which is not installed: pip install 'airflow-provider-llmbatch[parquet]', or "
-            'choose format="jsonl". Nothing was uploaded or billed.'
+            'choose output_format="jsonl". Nothing was uploaded or billed.'
         ) from error
     return pa, parquet
 
@@ -182,6 +184,7 @@ def _schema(pa: Any) -> Any:
             "usage": pa.struct(usage),
             "refusal": text,
             "tool_calls": text,
+            "reasoning": text,
             "embedding": pa.list_(pa.float32()),
             "body": text,
             "provider": text,

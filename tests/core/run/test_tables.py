@@ -29,6 +29,7 @@ usage: struct<input_tokens: int64, input_tokens_details: struct<cached_tokens: i
 output_tokens_details: struct<reasoning_tokens: int64>, total_tokens: int64>
 refusal: string
 tool_calls: string
+reasoning: string
 embedding: list<item: float>
 body: string
 provider: string
@@ -72,6 +73,7 @@ def test_every_field_comes_back_and_nested_ones_as_json() -> None:
         "usage": USAGE,
         "refusal": "No.",
         "tool_calls": [{"id": 1}],
+        "reasoning": "Hm.",
         "embedding": [0.5, 1],
         "body": {"n": 2},
         **END,
@@ -128,5 +130,5 @@ def test_without_pyarrow_parquet_is_refused_before_anything_is_sent(monkeypatch:
         check_format("parquet")
     assert str(refused.value) == (
         "Parquet needs pyarrow, which is not installed: pip install 'airflow-provider-llmbatch[parquet]', or choose "
-        'format="jsonl". Nothing was uploaded or billed.'
+        'output_format="jsonl". Nothing was uploaded or billed.'
     )
