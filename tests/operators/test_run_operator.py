@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import structlog
 from airflow.sdk import ObjectStoragePath
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time import task_runner
@@ -26,9 +27,11 @@ from support.fault_proxy import Answer, FaultProxy
 from support.task import HAS_STATE_STORE, ApiServer, TaskInstance, connect, context_of
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter
+from airflow_provider_llmbatch.core.run.run import Waiting
 from airflow_provider_llmbatch.errors import UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
+from airflow_provider_llmbatch.operators.run_log import tell_wait
 from airflow_provider_llmbatch.triggers.run import RunEvent
 
 if TYPE_CHECKING:
@@ -403,6 +406,17 @@ def test_the_log_is_in_sight_but_for_the_steps_of_many_parts(
     assert told[-2].startswith("4 rows: 4 succeeded; ")
     assert told[-1] == f"Results: {output}/manifest.json"
     assert "secret text" not in str(lines)
+
+
+def test_a_wait_tells_how_much_of_the_run_is_done() -> None:
+    found = Waiting(("batch_1", "batch_2"), None, 0.0, any_end=True, parts=12, parts_done=7)
+    with capture_logs() as lines:
+        tell_wait(found, 10, structlog.get_logger())
+    [told] = lines
+    assert told["event"] == (
+        "Waiting for 2 batches, at most until 1970-01-01 00:00 UTC, polling every 10 s at first; 7 of 12 parts are "
+        "done; more follow as they end"
+    )
 
 
 def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:

@@ -37,12 +37,15 @@ class Waiting:
     :param deadline: When to call ``advance`` at the latest, in seconds since 1970.
     :param any_end: Whether to call ``advance`` as soon as one of the batches ended, since a part waits for its place;
         else when all of them have.
+    :param parts: Of the whole run; ``parts_done`` of them have nothing left to do.
     """
 
     batch_ids: tuple[str, ...]
     resubmit_at: float | None
     deadline: float
     any_end: bool
+    parts: int
+    parts_done: int
 
 
 @dataclass(frozen=True)
@@ -256,6 +259,8 @@ class Round:
             resubmit_at=again_at,
             deadline=min(moments, default=self._job.timing.clock()),
             any_end=idle,
+            parts=len(self._stage.parts),
+            parts_done=self._index.settled + sum(state.lines is None for state in self._states.values()),
         )
 
     def _is_late(self) -> bool:

@@ -39,6 +39,7 @@ def test_no_more_batches_are_under_way_than_the_user_allows(task: Task, provider
     provider.end("batch-2")
     second = waiting(run)
     assert (second.batch_ids, second.any_end) == (("batch-1", "batch-3"), False)
+    assert [(found.parts, found.parts_done) for found in (first, second)] == [(3, 0), (3, 1)]
 
 
 def test_only_rows_that_may_still_be_answered_are_submitted_again(task: Task, provider: MemoryProvider) -> None:
