@@ -66,7 +66,7 @@ class _LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchRunOperator):
         from airflow_provider_llmbatch.operators.run_input import Records  # noqa: PLC0415 - as above
 
         name = f"what {self.python_callable.__name__} yields"
-        return Records(lambda _: given_records(self._yielded(context), name=name), name)
+        return Records(lambda _: given_records(self._yielded(context), name=name), name, may_be_texts=True)
 
     def _yielded(self, context: Context) -> Iterable[object]:
         given = self.determine_kwargs({**context, **self.op_kwargs})

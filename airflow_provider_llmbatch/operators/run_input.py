@@ -44,11 +44,13 @@ class Records:
     :param read: Reads them from their start with each call, as far as these columns go; all if ``None``.
     :param description: What logs and messages call the whole; without secrets.
     :param files: What is read, if that is files.
+    :param may_be_texts: Whether there may be mere prompts among them.
     """
 
     read: Callable[[tuple[str, ...] | None], Iterable[Record]]
     description: str
     files: Sequence[FileSource] = ()
+    may_be_texts: bool = False
 
 
 def folder_of(output: object) -> Folder:
@@ -115,6 +117,8 @@ def input_of(
     :param before: What is to be done whenever the input is about to be read.
     :raises BatchInputError: What is asked cannot work.
     """
+    if asked.prompt is None and not records.may_be_texts:
+        model = None  # ready requests name their own; another one of the connection's must not make them another input
     template = RequestTemplate(
         prompt=asked.prompt,
         system=asked.system,

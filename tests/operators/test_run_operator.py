@@ -240,6 +240,21 @@ def test_without_a_model_the_connections_is_asked(
     assert {json.loads(line)["body"]["model"] for line in lines} == {"the-connections-own"}
 
 
+def test_ready_requests_stay_the_same_input_when_the_connection_names_another_model(
+    operator: Any, server: GatedServer, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+    line = {"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (tmp_path / "ready.jsonl").write_text(json.dumps(line))
+    ready = {"source": str(tmp_path / "ready.jsonl"), "prompt": None, "key": None, "model": None}
+    context, instance = first_try(operator(**ready))
+    deferred_by(operator(**ready).execute, context)
+    connect(monkeypatch, proxy.url, server.api_key, model="another")
+    instance.try_number = 2
+    deferred_by(operator(**ready).execute, context)
+    assert len(batch_ids()) == 1
+
+
 def test_rows_without_an_answer_fail_the_task_if_asked_to_after_the_set_is_published(
     operator: Any, server: GatedServer, output: Path
 ) -> None:
