@@ -134,7 +134,7 @@ class Folder:
                     return (self._local / name).read_bytes()
                 place = self._place / name
                 return cast("bytes", place.fs.cat_file(place.path))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):  # where the folder should be is a file
                 return None
 
     def size(self, name: str) -> int | None:

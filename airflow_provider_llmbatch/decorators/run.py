@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
 from typing_extensions import override
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import TaskDecorator
 
     from airflow_provider_llmbatch.operators.run_input import Records
+
+
+_UNFIT: Final = {
+    "DataFrame": 'which gives the names of its columns, and not its rows: return df.to_dict("records")',
+    "set": "which has another order in every process, so that a clear would pay anew: return a list",
+    "frozenset": "which has another order in every process, so that a clear would pay anew: return a list",
+}
+"""Things that give something else than their rows, one after the other, by the name of their type."""
 
 
 class _LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchRunOperator):
@@ -58,7 +66,7 @@ class _LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchRunOperator):
         from airflow_provider_llmbatch.operators.run_input import Records  # noqa: PLC0415 - as above
 
         name = f"what {self.python_callable.__name__} yields"
-        return Records(lambda _: given_records(self._yielded(context), name=name), name)
+        return Records(lambda _: given_records(self._yielded(context), name=name), name, may_be_texts=True)
 
     def _yielded(self, context: Context) -> Iterable[object]:
         given = self.determine_kwargs({**context, **self.op_kwargs})
@@ -67,6 +75,11 @@ class _LLMBatchDecoratedOperator(DecoratedOperator, LLMBatchRunOperator):
             raise BatchInputError(
                 f"{self.python_callable.__name__} returned {type(items).__name__}, and not something that yields "
                 "prompts, records or requests one after the other. Nothing was uploaded or billed."
+            )
+        if (problem := _UNFIT.get(type(items).__name__)) is not None:
+            raise BatchInputError(
+                f"{self.python_callable.__name__} returned a {type(items).__name__}, {problem}. Nothing was uploaded "
+                "or billed."
             )
         yielded: Iterable[object] = items
         return yielded

@@ -42,6 +42,17 @@ class Asked:
                 Prompt(text, name=name)
 
 
+def check_place(output: object) -> None:
+    """Refuse an output that is no URI; what Airflow has yet to render may be one.
+
+    :raises ValueError: It is none.
+    """
+    if not output or isinstance(output, Mapping | bytes | int) or hasattr(type(output), "joinpath"):
+        raise ValueError(
+            f"output= takes the URI of a folder as a text, such as s3://conn_id@bucket/reviews, and not {output!r}."
+        )
+
+
 def check_source(source: object) -> None:
     """Refuse data where a URI belongs.
 

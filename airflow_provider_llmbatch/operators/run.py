@@ -17,7 +17,7 @@ from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
-from airflow_provider_llmbatch.operators.asked import Asked, check_source
+from airflow_provider_llmbatch.operators.asked import Asked, check_place, check_source
 from airflow_provider_llmbatch.operators.events import callbacks_of, telling
 from airflow_provider_llmbatch.operators.lineage import HasLineage
 from airflow_provider_llmbatch.operators.task import airflow_verdict
@@ -163,6 +163,7 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         check_intervals(min_poll_interval, max_poll_interval)
+        check_place(output)
         self.check_input(source, query, sql_conn_id)
         self.source = source
         self.source_format = source_format
@@ -290,7 +291,7 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
         """
         from airflow_provider_llmbatch.operators.run_work import Published, advanced, published  # noqa: PLC0415 - as above
 
-        self._kill = SimpleQueue()
+        self._kill = kill = SimpleQueue[None]()
         hook = LLMBatchHook(self.llmbatch_conn_id)
         while True:
             state = advanced(
@@ -301,7 +302,8 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
                 model=self.model,
                 records=self.records_of(context),
                 options=self.options,
-                is_stopping=self._is_killed,
+                kill=kill,
+                cancel_on_kill=self.cancel_on_kill,
                 log=self.log,
             )
             if isinstance(state, Published):

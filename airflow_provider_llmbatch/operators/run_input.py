@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_llmbatch.core.run.answer_schema import answer_schema
 from airflow_provider_llmbatch.core.run.job import RunInput
-from airflow_provider_llmbatch.core.run.preflight import check_model, check_output, check_parameters, check_space
-from airflow_provider_llmbatch.core.run.requests import RequestTemplate
+from airflow_provider_llmbatch.core.run.preflight import (
+    check_model,
+    check_output,
+    check_parameters,
+    check_space,
+    check_texts,
+)
+from airflow_provider_llmbatch.core.run.requests import NO_MODEL, RequestTemplate
 from airflow_provider_llmbatch.core.run.sources import FileSource, file_records, given_records
+from airflow_provider_llmbatch.core.run.tables import check_format
+from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.hooks.batch import path_of
-from airflow_provider_llmbatch.operators.asked import check_source
+from airflow_provider_llmbatch.operators.asked import check_place, check_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +34,6 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.requests import Row
     from airflow_provider_llmbatch.core.run.sources import Format, Record
     from airflow_provider_llmbatch.core.run.staging import LineCheck
-    from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.operators.asked import Asked
 
 
@@ -36,11 +44,31 @@ class Records:
     :param read: Reads them from their start with each call, as far as these columns go; all if ``None``.
     :param description: What logs and messages call the whole; without secrets.
     :param files: What is read, if that is files.
+    :param may_be_texts: Whether there may be mere prompts among them.
     """
 
     read: Callable[[tuple[str, ...] | None], Iterable[Record]]
     description: str
     files: Sequence[FileSource] = ()
+    may_be_texts: bool = False
+
+
+def folder_of(output: object) -> Folder:
+    """The folder of an output, as rendered.
+
+    :raises BatchInputError: It is no URI, or one that every worker would take for another place.
+    """
+    try:
+        check_place(output)
+    except ValueError as error:
+        raise BatchInputError(f"{error} Nothing was uploaded or billed.") from None
+    path = path_of(str(output))
+    if isinstance(path, Path) and not path.is_absolute():
+        raise BatchInputError(
+            f"The output {output} is relative to whatever folder a worker runs in, where the next try may not find it. "
+            "Nothing was uploaded or billed. Give a whole path, or a URI."
+        )
+    return Folder(path)
 
 
 def records_of_source(source: object, source_format: Format | None) -> Records:
@@ -89,6 +117,8 @@ def input_of(
     :param before: What is to be done whenever the input is about to be read.
     :raises BatchInputError: What is asked cannot work.
     """
+    if asked.prompt is None and not records.may_be_texts:
+        model = None  # ready requests name their own; another one of the connection's must not make them another input
     template = RequestTemplate(
         prompt=asked.prompt,
         system=asked.system,
@@ -132,7 +162,11 @@ def check_beforehand(
 
     :raises BatchInputError: What is asked for cannot be sent, the model is not served, or the output has no room.
     """
+    check_format(options.format)
     check_parameters(adapter, template)
+    check_texts(template, log=log)
+    if template.model is None and template.prompt is not None:
+        raise BatchInputError(f"The requests cannot be made: {NO_MODEL}. Nothing was uploaded or billed.")
     if template.model is not None:
         check_model(adapter, template.model, log=log)
     check_output(output, log=log)

@@ -79,6 +79,8 @@ def tell_wait(waiting: Waiting, interval: float, log: FilteringBoundLogger) -> N
     more = "; more follow as they end" if waiting.any_end and count else ""
     if waiting.resubmit_at is not None:
         more = f"; more is submitted at {moment(waiting.resubmit_at)}"
+    if waiting.parts_done:
+        more = f"; {waiting.parts_done:,} of {waiting.parts:,} parts are done{more}"
     log.info(
         f"Waiting for {what}, at most until {moment(waiting.deadline)}, polling every {interval:g} s at first{more}",
         batches=count,

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_provider_llmbatch.core.events import ToldRecord, event_of_run, extra_of_run
 from airflow_provider_llmbatch.core.ledger import Ledger, MemoryStore
-from airflow_provider_llmbatch.core.run.job import folder_of
+from airflow_provider_llmbatch.core.run.job import run_folder
 from airflow_provider_llmbatch.core.run.manifest import manifest_uri
 from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.run.run import Published, Run, Waiting
-from airflow_provider_llmbatch.core.storage import Folder
-from airflow_provider_llmbatch.hooks.batch import path_of
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.operators.assets import add_to_outlets
-from airflow_provider_llmbatch.operators.run_input import check_beforehand, input_of
+from airflow_provider_llmbatch.operators.run_input import check_beforehand, folder_of, input_of
+from airflow_provider_llmbatch.operators.run_kill import cancelling_when_killed
 from airflow_provider_llmbatch.operators.run_log import folding, tell_end, tell_errors, tell_links, tell_wait
 from airflow_provider_llmbatch.operators.task import attempt_of, run_store_of, slot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from airflow.sdk import Context
     from pydantic import JsonValue
     from structlog.typing import FilteringBoundLogger
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
     from airflow_provider_llmbatch.operators.asked import Asked
     from airflow_provider_llmbatch.operators.run_input import Records
+    from airflow_provider_llmbatch.operators.wait import KillSwitch
 
 __all__ = [
     "Published",
@@ -56,14 +55,16 @@ def advanced(
     model: str | None,
     records: Records,
     options: RunOptions,
-    is_stopping: Callable[[], bool],
+    kill: KillSwitch,
+    cancel_on_kill: bool,
     log: FilteringBoundLogger,
 ) -> Waiting | Published:
     """Take the run of this task as far as it goes without waiting.
 
     :param model: If ``None``, the connection's.
+    :param cancel_on_kill: Whether a kill in the middle of it cancels what is under way, if a person ended the task.
     """
-    folder = Folder(path_of(output))
+    folder = folder_of(output)
     telemetry = telemetry_of(context["ti"], provider=hook.adapter.provider)
     with folding("More files, batches and results", log) as folded:
         run = Run(
@@ -82,12 +83,15 @@ def advanced(
             options=options,
             timing=hook.timing,
             log=folded,
-            is_stopping=is_stopping,
+            is_stopping=lambda: not kill.empty(),
             telemetry=telemetry,
             prices=hook.prices,
         )
         run = replace(run, store=run_store_of(context, lambda: FolderStore(run.folder)))
-        with telemetry.span("run", key=run.key, try_number=run.attempt.try_number) as span:
+        with (
+            telemetry.span("run", key=run.key, try_number=run.attempt.try_number) as span,
+            cancelling_when_killed(run, kill, context) if cancel_on_kill else nullcontext(),
+        ):
             state = run.advance()
             if isinstance(state, Waiting):
                 span.set(waits_for=len(state.batch_ids))
@@ -127,5 +131,5 @@ def event_of(context: Context, manifest: Manifest | None, error: LLMBatchError |
 
 def told_ledger(context: Context, *, output: str) -> Ledger[ToldRecord]:
     """Where the run keeps what ``on_batch_event`` was told: with its other records."""
-    store = run_store_of(context, lambda: FolderStore(folder_of(Folder(path_of(output)), slot_of(context))))
+    store = run_store_of(context, lambda: FolderStore(run_folder(folder_of(output), slot_of(context))))
     return Ledger(store, "told", ToldRecord, durable=True)

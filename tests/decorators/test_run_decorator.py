@@ -124,6 +124,29 @@ def test_one_thing_instead_of_many_is_refused(returned: object, tmp_path: Path) 
         operator.execute(context_for(operator))
 
 
+@pytest.mark.parametrize("returned", [{"a", "b"}, frozenset("ab")], ids=["set", "frozenset"])
+def test_what_has_another_order_in_every_process_is_refused(returned: object, tmp_path: Path) -> None:
+    operator = task_of(lambda: returned, tmp_path, task_id="ask")
+    with pytest.raises(AirflowFailException, match="another order in every process, so that a clear would pay anew"):
+        operator.execute(context_for(operator))
+
+
+def test_a_data_frame_is_refused_since_it_gives_the_names_of_its_columns(tmp_path: Path) -> None:
+    frame = type("DataFrame", (), {"__iter__": lambda _: iter(["text"])})()
+    operator = task_of(lambda: frame, tmp_path, task_id="ask")
+    with pytest.raises(AirflowFailException, match=r'not its rows: return df\.to_dict\("records"\)'):
+        operator.execute(context_for(operator))
+
+
+def test_without_any_model_texts_are_refused(
+    tmp_path: Path, echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, echo_server.url, echo_server.api_key)
+    operator = task_of(lambda: ["a"], tmp_path, task_id="ask")
+    with pytest.raises(AirflowFailException, match="no model is named: pass model=, or give the connection one"):
+        operator.execute(context_for(operator))
+
+
 def test_an_item_that_is_no_request_is_named_by_its_number(tmp_path: Path) -> None:
     operator = task_of(lambda: ["fine", 3], tmp_path, task_id="ask")
     with pytest.raises(AirflowFailException, match="Record 2 of what <lambda> yields is an int"):

@@ -8,13 +8,17 @@ import os
 import pickle
 import signal
 import sqlite3
+import sys
 import threading
 import time
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import structlog
+from airflow.sdk import ObjectStoragePath
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time import task_runner
 from pydantic import BaseModel
@@ -23,19 +27,20 @@ from support.fault_proxy import Answer, FaultProxy
 from support.task import HAS_STATE_STORE, ApiServer, TaskInstance, connect, context_of
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter
+from airflow_provider_llmbatch.core.run.run import Waiting
 from airflow_provider_llmbatch.errors import UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
+from airflow_provider_llmbatch.operators.run_log import tell_wait
 from airflow_provider_llmbatch.triggers.run import RunEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from airflow.sdk import Context
     from support.gated_server import GatedServer
 
-    from airflow_provider_llmbatch.models import Batch
+    from airflow_provider_llmbatch.models import Batch, File
 
 ENDED = RunEvent(status="ended", error=None)
 PROMPT = "Say it again: {text}"
@@ -237,6 +242,21 @@ def test_without_a_model_the_connections_is_asked(
     assert {json.loads(line)["body"]["model"] for line in lines} == {"the-connections-own"}
 
 
+def test_ready_requests_stay_the_same_input_when_the_connection_names_another_model(
+    operator: Any, server: GatedServer, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+    line = {"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (tmp_path / "ready.jsonl").write_text(json.dumps(line))
+    ready = {"source": str(tmp_path / "ready.jsonl"), "prompt": None, "key": None, "model": None}
+    context, instance = first_try(operator(**ready))
+    deferred_by(operator(**ready).execute, context)
+    connect(monkeypatch, proxy.url, server.api_key, model="another")
+    instance.try_number = 2
+    deferred_by(operator(**ready).execute, context)
+    assert len(batch_ids()) == 1
+
+
 def test_rows_without_an_answer_fail_the_task_if_asked_to_after_the_set_is_published(
     operator: Any, server: GatedServer, output: Path
 ) -> None:
@@ -364,6 +384,35 @@ def test_killed_while_it_submits_it_submits_no_more_and_cancels_what_it_did(
     assert batch.status in ("cancelling", "cancelled")
 
 
+@pytest.mark.parametrize(
+    ("state", "more", "is_cancelled"),
+    [("failed", {}, True), ("running", {}, False), ("failed", {"cancel_on_kill": False}, False)],
+    ids=["marked failed", "worker stopped", "switched off"],
+)
+def test_killed_in_an_upload_that_takes_longer_than_airflow_waits_it_cancels_what_is_under_way(
+    state: str, more: dict[str, Any], is_cancelled: bool, operator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", ApiServer({"run-1": {"classify": state}}), raising=False)
+    task = operator(max_rows_per_batch=1, **more)
+    upload = OpenAIAdapter.create_file
+    statuses: list[str] = []
+
+    def endless(*args: Any, **kwargs: Any) -> File:
+        batches = list(LLMBatchHook().list_batches())
+        if len(batches) < 2:
+            return upload(*args, **kwargs)
+        task.on_kill()
+        time.sleep(1.6)
+        statuses.extend(batch.status for batch in LLMBatchHook().list_batches())
+        raise SystemExit  # as SIGKILL ends it
+
+    monkeypatch.setattr(OpenAIAdapter, "create_file", endless)
+    with pytest.raises(SystemExit):
+        task.execute(context_of(task)[0])
+    assert len(statuses) == 2
+    assert (set(statuses) <= {"cancelling", "cancelled"}) is is_cancelled
+
+
 def test_what_fails_is_counted_by_its_reason_in_the_log(operator: Any, server: GatedServer) -> None:
     server.let_pass(4)
     task = operator(prompt="{text}", response_format=Sentiment, deferrable=False)
@@ -390,6 +439,17 @@ def test_the_log_is_in_sight_but_for_the_steps_of_many_parts(
     assert "secret text" not in str(lines)
 
 
+def test_a_wait_tells_how_much_of_the_run_is_done() -> None:
+    found = Waiting(("batch_1", "batch_2"), None, 0.0, any_end=True, parts=12, parts_done=7)
+    with capture_logs() as lines:
+        tell_wait(found, 10, structlog.get_logger())
+    [told] = lines
+    assert told["event"] == (
+        "Waiting for 2 batches, at most until 1970-01-01 00:00 UTC, polling every 10 s at first; 7 of 12 parts are "
+        "done; more follow as they end"
+    )
+
+
 def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:
     assert LLMBatchRunOperator.template_fields == ("source", "query", "output_uri", "model", "llmbatch_conn_id")
     task = LLMBatchRunOperator(
@@ -411,6 +471,9 @@ def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:
         ({"source": ["Summarize this", "And this"]}, "@task.llmbatch"),
         ({"source": "Summarize\nthis."}, "@task.llmbatch"),
         ({"source": []}, "empty list"),
+        ({"source": "a.csv", "output": ""}, "the URI of a folder as a text"),
+        ({"source": "a.csv", "output": Path("/out")}, r"and not PosixPath\('/out'\)"),
+        ({"source": "a.csv", "output": ObjectStoragePath("file:///out")}, "and not ObjectStoragePath"),
         ({"source": "a.csv", "max_rows_per_batch": 0}, "max_rows_per_batch"),
         ({"source": "a.csv", "on_failed_rows": 1.5}, "on_failed_rows"),
         ({"source": "a.csv", "min_poll_interval": 400}, "min_poll_interval"),
@@ -418,13 +481,48 @@ def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:
 )
 def test_what_cannot_hold_is_told_while_the_dag_is_read(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        LLMBatchRunOperator(task_id="run", output="out", prompt="{text}", **given)
+        LLMBatchRunOperator(**{"task_id": "run", "output": "out", "prompt": "{text}", **given})
 
 
 def test_data_that_come_through_xcom_are_refused_with_what_to_use_instead(operator: Any, proxy: FaultProxy) -> None:
     task = operator()
     task.source = [{"text": "a"}]
     with pytest.raises(AirflowFailException, match=r"@task\.llmbatch .* Nothing was uploaded or billed"):
+        task.execute(first_try(task)[0])
+    assert proxy.calls("POST", "") == []
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("out", "The output out is relative to whatever folder a worker runs in"),
+        (None, "the URI of a folder as a text"),
+        ("{source}", "cannot be written"),
+    ],
+)
+def test_an_output_that_turns_out_to_be_none_fails_before_anything_is_uploaded(
+    operator: Any, proxy: FaultProxy, place: str | None, words: str
+) -> None:
+    task = operator()
+    task.output_uri = place and place.format(source=task.source)  # as Airflow rendered it
+    with pytest.raises(AirflowFailException, match=f"{words}.* Nothing was uploaded or billed"):
+        task.execute(first_try(task)[0])
+    assert proxy.calls("POST", "") == []
+
+
+def test_without_what_writes_parquet_nothing_is_uploaded(
+    operator: Any, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    task = operator(output_format="parquet")
+    with pytest.raises(AirflowFailException, match="Parquet needs pyarrow, which is not installed"):
+        task.execute(first_try(task)[0])
+    assert proxy.calls("POST", "") == []
+
+
+def test_without_any_model_nothing_is_uploaded(operator: Any, proxy: FaultProxy) -> None:
+    task = operator(model=None)
+    with pytest.raises(AirflowFailException, match="no model is named: pass model=, or give the connection one"):
         task.execute(first_try(task)[0])
     assert proxy.calls("POST", "") == []
 

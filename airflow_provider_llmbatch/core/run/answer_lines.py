@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NULL: Final = b"null"
 _WORDS_KEPT: Final = 1_000
+_CUT_OFF: Final = ". The answer was cut off at its limit of tokens (finish_reason length): allow more of them."
 _MOST_REASONS: Final = 100  # that are told apart
 _encode = msgspec.json.Encoder().encode
 
@@ -96,7 +97,8 @@ class AnswerLines:
             try:
                 parsed = self._fitted(self._shape, content)
             except MisfitError as misfit:
-                outcome, error = "invalid", _encode(ResultError(misfit.code, str(misfit)))
+                why = f"{misfit}{_CUT_OFF if content.finish_reason == 'length' else ''}"
+                outcome, error = "invalid", _encode(ResultError(misfit.code, why))
                 self.reasons[misfit.code] += 1
         self.outcomes[outcome] += 1
         cost = self._meter.answered(content.model, content.tokens)
@@ -173,10 +175,10 @@ class AnswerLines:
 
 def _extras(content: Content) -> bytes:
     """Fields that few endpoints have, named only where there is something in them."""
-    if content.tool_calls is content.refusal is content.embedding is content.body is None:
+    if content.tool_calls is content.refusal is content.reasoning is content.embedding is content.body is None:
         return b""
     extras = b""
-    for name in ("refusal", "tool_calls", "embedding", "body"):
+    for name in ("refusal", "tool_calls", "reasoning", "embedding", "body"):
         value: bytes | None = getattr(content, name)
         if value is not None:
             extras += b',"%b":%b' % (name.encode(), value)

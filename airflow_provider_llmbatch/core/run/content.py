@@ -27,7 +27,14 @@ class _Message(msgspec.Struct, gc=False):
     content: _Raw = _Nothing
     refusal: _Raw = _Nothing
     tool_calls: _Raw = _Nothing
+    # DeepSeek's name, which vLLM, LiteLLM and our adapter of Vertex AI use as well; newer servers say ``reasoning``.
+    reasoning_content: _Raw = _Nothing
+    reasoning: _Raw = _Nothing
     audio: _Raw = _Nothing
+    annotations: list[_Raw] | None = None
+    images: list[_Raw] | None = None
+    files: list[_Raw] | None = None
+    vertex_parts: list[_Raw] | None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -35,6 +42,9 @@ class _Choice(msgspec.Struct, gc=False):
     text: _Raw = _Nothing
     finish_reason: str | None = None
     logprobs: _Raw = _Nothing
+    citation_metadata: dict[str, _Raw] | None = None
+    grounding_metadata: dict[str, _Raw] | None = None
+    url_context_metadata: dict[str, _Raw] | None = None
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -91,8 +101,10 @@ class Content(msgspec.Struct, gc=False):
     :param text: The first choice's, or all texts of a response joined, as OpenAI's client joins them.
     :param finish_reason: In the words of chat completions on every endpoint.
     :param embedding: A list of numbers, also where it came in base64.
+    :param reasoning: What a model thought before it answered, where the server tells.
     :param body: The whole body, where the other fields cannot hold all that was asked for: several choices or vectors,
-        log probabilities, audio, and every endpoint that answers neither with texts nor with vectors.
+        log probabilities, audio, images, files, citations, and every endpoint that answers neither with texts nor with
+        vectors.
     """
 
     text: bytes = _NULL
@@ -101,6 +113,7 @@ class Content(msgspec.Struct, gc=False):
     tokens: Tokens | None = None
     refusal: bytes | None = None
     tool_calls: bytes | None = None
+    reasoning: bytes | None = None
     embedding: bytes | None = None
     body: bytes | None = None
 
@@ -197,15 +210,23 @@ def _of_choice(choice: _Choice) -> Content:
     content = Content(_text(message.content), choice.finish_reason)
     content.refusal = _unless_null(message.refusal)
     content.tool_calls = _unless_empty(message.tool_calls)
+    if message.reasoning_content is not _Nothing or message.reasoning is not _Nothing:
+        content.reasoning = _unless_null(message.reasoning_content) or _unless_null(message.reasoning)
     return content
 
 
 def _is_all_of(choices: list[_Choice]) -> bool:
     """Whether the fields of a row can hold all there is."""
-    if len(choices) > 1 or _unless_null(choices[0].logprobs) is not None:
+    first = choices[0]
+    if len(choices) > 1 or _unless_null(first.logprobs) is not None:
         return False
-    message = choices[0].message
-    return message is None or _unless_null(message.audio) is None
+    if first.citation_metadata or first.grounding_metadata or first.url_context_metadata:
+        return False
+    if (message := first.message) is None:
+        return True
+    if message.annotations or message.images or message.files or message.vertex_parts:
+        return False
+    return _unless_null(message.audio) is None
 
 
 def _text(raw: msgspec.Raw) -> bytes:

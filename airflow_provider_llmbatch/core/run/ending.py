@@ -6,6 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmbatch.core.run.claim import check_claim, leave_output
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
 from airflow_provider_llmbatch.core.run.publish import publish
 from airflow_provider_llmbatch.core.run.telemetry import tell_set
@@ -13,9 +14,10 @@ from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
 from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from airflow_provider_llmbatch.core.costs.bill import ModelCosts
+    from airflow_provider_llmbatch.core.ledger import BatchRecord
     from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.manifest import Manifest
@@ -25,12 +27,20 @@ if TYPE_CHECKING:
 
 
 def publish_set(
-    job: Job, index: IndexRecord, stage: Stage, states: Sequence[PartState], errors: FrequentErrors
+    job: Job,
+    index: IndexRecord,
+    stage: Stage,
+    states: Sequence[PartState],
+    errors: FrequentErrors,
+    *,
+    running: Collection[str] = (),
 ) -> Manifest:
     """Publish what was landed, and let the index say so.
 
     :param errors: Learns of each row without a good answer.
+    :param running: As ``shortfall_of``.
     """
+    check_claim(job)
     now = job.timing.clock()
     if index.publish_id is None:
         # Into the index before anything is written: whoever follows a process that dies then writes to the same place.
@@ -46,6 +56,11 @@ def publish_set(
             for state in states
         },
         bills={landed.batch_id: landed.costs for state in states for landed in state.landings if landed.costs},
+        unended={
+            state.part.number: _unended(state.attempt, state.record)
+            for state in states
+            if state.record is not None and state.record.batch_id in running
+        },
         facts=_facts(job, index),
         publish_id=index.publish_id or "",
         published_at=int(now),
@@ -118,10 +133,13 @@ def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[
             job.log.warning(f"{file_id} could not be deleted at the provider: {error}", file_id=file_id)
     if job.options.keep_stage:
         return
-    tries = range(1, job.attempt.try_number + 1)
-    left_behind = {str(number) for number in tries} | {f"{index.generation}-{number}" for number in tries}
-    for stage_id in sorted(left_behind | {index.stage_id}):
+    of_tries = {str(number) for number in range(1, job.attempt.try_number + 1)}
+    for stage_id in sorted({*of_tries, *job.stage_ids(index.generation), index.stage_id}):
         job.forget_stage(stage_id)
+    try:
+        leave_output(job)
+    except LLMBatchError as error:
+        job.log.warning(f"A file that is not needed any more could not be deleted: {error}")
 
 
 def _facts(job: Job, index: IndexRecord) -> RunFacts:
@@ -140,6 +158,10 @@ def _facts(job: Job, index: IndexRecord) -> RunFacts:
         fingerprints=Fingerprints(rows=index.rows_sha256 or "", parameters=index.parameters_sha256, model=index.model),
         started_at=int(index.started_at),
     )
+
+
+def _unended(number: int, record: BatchRecord) -> AttemptEntry:
+    return AttemptEntry(attempt=number, file_id=record.input_file_id, batch_id=record.batch_id, key=record.key)
 
 
 def _entry(number: int, landed: LandedRecord) -> AttemptEntry:

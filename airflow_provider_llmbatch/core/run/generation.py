@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.core.run.claim import claim_output
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.run.old_batches import cancel_old, count_submitted
 from airflow_provider_llmbatch.core.run.parts import state_of
@@ -64,46 +65,44 @@ class _Choice:
             return self._stage(_index_of(manifest))
         if self.job.attempt.try_number == 1:
             return self._stage(None)
-        generation, stage_id = self._left_behind()
         self.job.log.info("No record of the earlier tries is left: the provider is asked before anything is created")
-        index = self._staging(None, generation=generation, stage_id=stage_id, forgotten=True)
-        return self._stage(None, index)
+        generation, stage_id = self._left_behind()
+        left = {"generation": generation, "stage_id": stage_id, "forgotten_at": self.job.timing.clock()}
+        return self._stage(None, self._staging(None).model_copy(update=left))
 
     def _left_behind(self) -> tuple[int, str]:
         """The generation of a stage that outlived its record: each begins in another try."""
         for generation in range(self.job.attempt.try_number, 0, -1):
-            if Stage.open(self.job.stage_folder(str(generation))):
-                return generation, str(generation)
+            for stage_id in self.job.stage_ids(generation):
+                if Stage.open(self.job.stage_folder(stage_id)):
+                    return generation, stage_id
         return 1, "1"
 
-    def _staging(
-        self, old: IndexRecord | None, *, generation: int | None = None, stage_id: str = "", forgotten: bool = False
-    ) -> IndexRecord:
-        if generation is None:
+    def _staging(self, old: IndexRecord | None, before: IndexRecord | None = None) -> IndexRecord:
+        """:param before: What an earlier try was staging when it died."""
+        if before is not None:
+            generation = before.generation
+        else:
             generation = max(self.job.attempt.try_number, old.generation + 1) if old else 1
-        now = self.job.timing.clock()
         return IndexRecord(
             state="staging",
             generation=generation,
-            stage_id=stage_id or str(generation),
+            # Never where an earlier try wrote: it may have been taken for dead, and write on.
+            stage_id=str(generation) if before is None else self.job.stage_id_of_try(generation),
             max_tries=self.job.attempt.max_tries,
             parameters_sha256=self.job.source.parameters_sha256,
             model=self.job.source.model,
-            started_at=now,
-            forgotten_at=now if forgotten else None,
+            started_at=self.job.timing.clock(),
+            forgotten_at=before.forgotten_at if before else None,
             replaces=old,
         )
 
-    def _stage(self, old: IndexRecord | None, index: IndexRecord | None = None) -> tuple[IndexRecord, Stage | None]:
+    def _stage(self, old: IndexRecord | None, before: IndexRecord | None = None) -> tuple[IndexRecord, Stage | None]:
         """Read the source into a stage of its own, then see what that means for the generation before it."""
-        again = index is not None and index.forgotten_at is not None
-        index = self._staging(
-            old,
-            generation=index.generation if index else None,
-            stage_id=index.stage_id if index else "",
-            forgotten=again,
-        )
+        index = self._staging(old, before)
         self.job.index.write(index)
+        if before is not None:
+            self.job.forget_stage(before.stage_id)
         stage = self._written(index.stage_id)
         index = index.model_copy(
             update={
@@ -127,11 +126,13 @@ class _Choice:
             max_bytes=self.job.options.max_bytes_per_batch,
             max_tokens=self.job.options.max_tokens_per_batch,
         )
+        rows = self.job.source.rows()
+        claim_output(self.job)
         self.job.log.info(f"Reading {self.job.source.description}")
         with self.job.telemetry.span("stage") as span:
             stage = write_stage(
                 self.job.stage_folder(stage_id),
-                self.job.source.rows(),
+                rows,
                 limits=limits,
                 check=self.job.source.check,
                 unique_key=self.job.options.unique_key,
@@ -179,8 +180,7 @@ class _Choice:
         return self._replaced(old, new, stage)
 
     def _replaced(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:
-        if old.state == "running":
-            cancel_old(self.job, old)
+        cancel_old(self.job, old)  # of a published set too: what was given up at its deadline may still run
         self.job.index.write(new)
         self.job.forget_stage(old.stage_id)
         if old.state == "running" and old.publish_id is not None and self._manifest_of(old) is None:
@@ -193,7 +193,6 @@ class _Choice:
             update={
                 "max_tries": self.job.attempt.max_tries,
                 "started_at": new.started_at,
-                "forgotten_at": None,
                 "settled": 0,
             }
         )
@@ -230,7 +229,7 @@ class _Choice:
         self.job.log.warning(
             f"The stage {self.job.stage_folder(index.stage_id).uri()} is gone: reading the source again"
         )
-        stage_id = f"{index.generation}-{self.job.attempt.try_number}"
+        stage_id = self.job.stage_id_of_try(index.generation)
         stage = self._written(stage_id)
         update = {
             "stage_id": stage_id,
@@ -254,10 +253,10 @@ class _Choice:
     def _check_cut(self, old: IndexRecord, new: IndexRecord) -> None:
         if old.parts_sha256 != new.parts_sha256 and count_submitted(self.job, old):
             raise StageGoneError(
-                "The stage of this run is gone, and its input is cut into other parts by now, so that the answers of "
-                "earlier batches, which were paid for, cannot be joined. Nothing was submitted now. Set the limits of "
-                'a batch back to what they were and clear the task, or clear it with on_clear="restart" to pay for new '
-                "answers."
+                "The stage of this run is gone, and its input is cut into other parts by now, or comes in another "
+                "order, so that the answers of earlier batches, which were paid for, cannot be joined. Nothing was "
+                "submitted now. Set the limits of a batch, and the order of a query, back to what they were and clear "
+                'the task, or clear it with on_clear="restart" to pay for new answers.'
             )
 
     def _changes(self, index: IndexRecord) -> list[str]:

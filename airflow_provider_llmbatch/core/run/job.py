@@ -36,7 +36,7 @@ def key_of(slot: Slot) -> str:
     return slot.key("run")
 
 
-def folder_of(output: Folder, slot: Slot) -> Folder:
+def run_folder(output: Folder, slot: Slot) -> Folder:
     """Where the run of a task keeps its stages, and its records where Airflow keeps none."""
     return output.child(STAGES, private=True).child(key_of(slot))
 
@@ -89,7 +89,7 @@ class Job:
     @property
     def folder(self) -> Folder:
         """Where its stages lie."""
-        return folder_of(self.output, self.slot)
+        return run_folder(self.output, self.slot)
 
     @property
     def index(self) -> Ledger[IndexRecord]:
@@ -110,6 +110,14 @@ class Job:
 
     def slot_of(self, part: int) -> Slot:
         return replace(self.slot, part=part)
+
+    def stage_id_of_try(self, generation: int) -> str:
+        """For a stage that this try writes anew, when an earlier one wrote, or was writing, that of the generation."""
+        return f"{generation}-{self.attempt.try_number}"
+
+    def stage_ids(self, generation: int) -> list[str]:
+        """All that a stage of a generation may be called by now."""
+        return [str(generation), *(f"{generation}-{number}" for number in range(1, self.attempt.try_number + 1))]
 
     def stage_folder(self, stage_id: str) -> Folder:
         return self.folder.child(stage_id)

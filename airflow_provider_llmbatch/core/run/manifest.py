@@ -44,7 +44,7 @@ class RunIdentity(_Entry):
 class Fingerprints(_Entry):
     """What a later try compares, to tell whether it would ask for the same again.
 
-    :param rows: SHA-256 over the source's rows, in hexadecimal.
+    :param rows: SHA-256 over the source's rows, whatever their order, in hexadecimal.
     :param parameters: SHA-256 over everything else that shapes a request, in hexadecimal.
     """
 

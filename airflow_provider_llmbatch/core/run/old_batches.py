@@ -61,9 +61,22 @@ def cancel_all(job: Job, batch_ids: Iterable[str]) -> dict[str, str | LLMBatchEr
         return dict(zip(ids, pool.map(cancel, ids), strict=True))
 
 
-def open_batches(job: Job, index: IndexRecord) -> list[str]:
-    """The ids of batches that were created and not landed yet, as the ledger tells."""
-    return [record.batch_id for _, _, record in _open_records(job, index) if record.batch_id]
+def begun_batches(job: Job) -> list[str]:
+    """The ids of batches that were created and not landed yet, as the ledger tells, with few looks at it.
+
+    :raises LedgerError: It cannot be read.
+    """
+    index = job.index.read()
+    if index is None:
+        return []
+    found = []
+    for part in range(index.settled, index.parts):
+        attempt, record = _open_record(job, index, part)
+        if record is None and attempt == 1:
+            break  # parts are begun in their order
+        if record is not None and record.batch_id:
+            found.append(record.batch_id)
+    return found
 
 
 def count_submitted(job: Job, index: IndexRecord) -> int:
@@ -79,12 +92,17 @@ def count_submitted(job: Job, index: IndexRecord) -> int:
 
 def _open_records(job: Job, index: IndexRecord) -> Iterator[tuple[int, int, BatchRecord]]:
     for part in range(index.parts):
-        attempt = 1
-        while (landed := job.landings(part, attempt).read()) and landed.generation == index.generation:
-            attempt += 1
-        record = _record(job, index, part, attempt)
+        attempt, record = _open_record(job, index, part)
         if record is not None:
             yield part, attempt, record
+
+
+def _open_record(job: Job, index: IndexRecord, part: int) -> tuple[int, BatchRecord | None]:
+    """The attempt at a part that is the next to be landed, and its batch, if that was begun."""
+    attempt = 1
+    while (landed := job.landings(part, attempt).read()) and landed.generation == index.generation:
+        attempt += 1
+    return attempt, _record(job, index, part, attempt)
 
 
 def _record(job: Job, index: IndexRecord, part: int, attempt: int) -> BatchRecord | None:

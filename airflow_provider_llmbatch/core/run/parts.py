@@ -67,6 +67,11 @@ def state_of(job: Job, index: IndexRecord, part: StagePart) -> PartState:
     return PartState(part, tuple(landings), lines, record)
 
 
+def untouched(part: StagePart) -> PartState:
+    """Of a part that nothing was done about yet."""
+    return PartState(part, (), Subset(rows=part.rows, bytes=part.bytes, sha256=part.sha256), None)
+
+
 def _next_lines(job: Job, part: StagePart, landings: list[LandedRecord]) -> Subset | None:
     if not landings:
         return Subset(rows=part.rows, bytes=part.bytes, sha256=part.sha256)

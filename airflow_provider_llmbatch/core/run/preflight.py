@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from airflow_provider_llmbatch.errors import BatchInputError, LLMBatchError, StorageError
+from airflow_provider_llmbatch.errors import BatchInputError, LLMBatchError, NotFoundError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,6 +29,7 @@ PROBE: Final = "_llmbatch.probe"
 _COPIES: Final = 2  # of an input in the stage: its requests, and its rows
 # Named one by one, since what a store's client says of a broken network is an OSError too.
 _OURS_TO_MEND: Final = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_TEMPLATE: Final = re.compile(r"\{\{\s*([A-Za-z_][\w.]*)\s*(\|[^{}]*)?\}\}")
 _STREAMS: Final = frozenset({"stream", "stream_options", "background"})
 
 
@@ -57,8 +59,20 @@ def check_model(adapter: Adapter, model: str, *, log: FilteringBoundLogger) -> N
         adapter.check_model(model)
     except BatchInputError:
         raise
+    except NotFoundError:
+        log.debug(f"{adapter.title} does not tell which models it serves")  # as most servers of one's own
     except LLMBatchError as error:
         log.info(f"Whether {adapter.title} serves {model} could not be told beforehand: {type(error).__name__}")
+
+
+def check_texts(template: RequestTemplate, *, log: FilteringBoundLogger) -> None:
+    """Warn of what looks like a template of Airflow's in texts that Airflow does not render."""
+    for name, text in (("prompt", template.prompt), ("system text", template.system)):
+        if found := _TEMPLATE.search(text or ""):
+            log.warning(
+                f"The {name} holds {found[0]}, which goes to the model as {found[0][1:-1]}: Airflow does not render "
+                "prompts. If a value is meant, let the source have it in a column, and name that as {column}"
+            )
 
 
 def check_output(output: Folder, *, log: FilteringBoundLogger) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -51,6 +52,11 @@ _NOT_SUBMITTED: Final = (
     b'this request was submitted."},"finish_reason":null,"usage":null,"cost_usd":0,"provider":%b,"model":%b,'
     b'"batch_id":null,"attempt":null}'
 )
+_NOT_ENDED: Final = (
+    b'"outcome":"missing","text":null,"parsed":null,"error":{"code":"not_ended","message":"The batch of this request '
+    b'had not ended when the run did."},"finish_reason":null,"usage":null,"cost_usd":null,"provider":%b,"model":%b,'
+    b'"batch_id":%b,"attempt":%d}'
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -61,6 +67,7 @@ def publish(
     answers: Folder,
     attempts: Mapping[int, Sequence[AttemptEntry]],
     bills: Mapping[str, Costs] | None = None,
+    unended: Mapping[int, AttemptEntry] = MappingProxyType({}),
     facts: RunFacts,
     publish_id: str,
     published_at: int,
@@ -76,6 +83,7 @@ def publish(
     :param attempts: That were landed, per part in ascending order. Rows of a part without any are ``missing``, with
         the code ``not_submitted``.
     :param bills: What each batch cost, by its id.
+    :param unended: Of parts whose next attempt had not ended at its deadline: nothing of it was landed.
     :param errors: Learns of each row without a good answer.
     :param publish_id: A name for the set's folder that no other set of this output has had.
     :param published_at: Seconds since 1970.
@@ -96,9 +104,17 @@ def publish(
         tried = tuple(attempts.get(part.number, ()))
         name = f"part-{part.number:05}.{kind}"
         uri = f"data/{publish_id}/{name}"
-        seen = _Seen(uri, models, errors)
+        late = (unended[part.number],) if part.number in unended else ()
         counts, size = _publish_part(
-            stage, part, tried, data.child(publish_id), name, answers=answers, facts=facts, kind=kind, seen=seen
+            stage,
+            part,
+            [attempt.attempt for attempt in tried],
+            data.child(publish_id),
+            name,
+            default=_row_of_none(part, tried, late, facts),
+            answers=answers,
+            kind=kind,
+            seen=_Seen(uri, models, errors),
         )
         parts.append(
             PartEntry(
@@ -110,7 +126,7 @@ def publish(
                 model=part.model,
                 endpoint=part.endpoint,
                 costs=total_costs(bill_of(attempt, bills) for attempt in tried).totals(),
-                attempts=tuple(_with_costs(attempt, bills) for attempt in tried),
+                attempts=(*(_with_costs(attempt, bills) for attempt in tried), *late),
             )
         )
     outcomes = total_outcomes(part.outcomes for part in parts)
@@ -160,24 +176,32 @@ def _forget(folder: Folder, log: FilteringBoundLogger | None) -> None:
 def _publish_part(
     stage: Stage,
     part: StagePart,
-    tried: Sequence[AttemptEntry],
+    tried: Sequence[int],
     folder: Folder,
     name: str,
     *,
+    default: bytes | None,
     answers: Folder,
-    facts: RunFacts,
     kind: Format,
     seen: _Seen,
 ) -> tuple[dict[Outcome, int], int]:
     ordinals = stage.ordinals(part)
-    default = None if tried else _NOT_SUBMITTED % (_encode(facts.provider), _encode(part.model))
-    numbers = [attempt.attempt for attempt in tried]
-    with best_answers(answers, part.number, numbers, ordinals) as best, folder.write(name) as stream:
+    with best_answers(answers, part.number, tried, ordinals) as best, folder.write(name) as stream:
         rows = table(kind, stream)
         counts = _join(_heads(stage, part, ordinals), best, default, rows, seen)
         _check_sum(counts.total(), part.rows, name)
         size = rows.finish()
     return total_outcomes([counts]), size
+
+
+def _row_of_none(
+    part: StagePart, tried: Sequence[AttemptEntry], late: Sequence[AttemptEntry], facts: RunFacts
+) -> bytes | None:
+    """What is said of the rows of a part of which nothing was landed."""
+    if tried:
+        return None
+    asked = (_encode(facts.provider), _encode(part.model))
+    return _NOT_ENDED % (*asked, _encode(late[0].batch_id), late[0].attempt) if late else _NOT_SUBMITTED % asked
 
 
 def _join(

@@ -37,7 +37,7 @@ class IndexRecord(Record):
     :param generation: Counts the inputs, from 1; a part of the key of each batch.
     :param stage_id: The folder of the stage.
     :param max_tries: Of the task instance; a clear changes it, a retry does not.
-    :param rows_sha256: Of all that the rows hold, in hexadecimal.
+    :param rows_sha256: Of all that the rows hold, whatever their order, in hexadecimal.
     :param parts_sha256: Of how they were cut into parts.
     :param started_at: In seconds since 1970.
     :param settled: Parts below that number have nothing left to do, and are not looked at again before the end.

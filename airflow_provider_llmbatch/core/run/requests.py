@@ -26,6 +26,7 @@ _WHERE_THE_PROMPT_GOES: Final = {
     "/moderations": "input",
     "/images/generations": "prompt",
 }
+NO_MODEL: Final = "no model is named: pass model=, or give the connection one"
 TEXT_COLUMN: Final = "prompt"
 """The one column of a record that is only a text."""
 
@@ -232,6 +233,8 @@ def _parts_of(template: RequestTemplate) -> _Parts:
         raise _unusable(f"prompts make requests for {known}; for {template.endpoint} give ready lines instead")
     prompt = Prompt(f"{{{TEXT_COLUMN}}}" if template.prompt is None else template.prompt, name="prompt")
     system = None if template.system is None else Prompt(template.system, name="system text")
+    if template.prompt is None and template.model is None:
+        raise _unusable(NO_MODEL)
     more = _more(template, place)
     head = b"{" if template.model is None else b'{"model":%b,' % msgspec.json.encode(template.model)
     if place == "messages":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.backoff import queue_refusal_of
 from airflow_provider_llmbatch.core.run.full_queue import Pause, out_of_patience, pause_after, pause_of
-from airflow_provider_llmbatch.core.run.parts import found_batch, land_batch, state_of, submit
+from airflow_provider_llmbatch.core.run.parts import found_batch, land_batch, state_of, submit, untouched
 from airflow_provider_llmbatch.core.run.telemetry import landing_told, part_span
 from airflow_provider_llmbatch.core.verdict import moment
 from airflow_provider_llmbatch.errors import EnqueuedTokenLimitError, LLMBatchError, NotFoundError
@@ -39,12 +39,15 @@ class Waiting:
     :param deadline: When to call ``advance`` at the latest, in seconds since 1970.
     :param any_end: Whether to call ``advance`` as soon as one of the batches ended, since a part waits for its place;
         else when all of them have.
+    :param parts: Of the whole run; ``parts_done`` of them have nothing left to do.
     """
 
     batch_ids: tuple[str, ...]
     resubmit_at: float | None
     deadline: float
     any_end: bool
+    parts: int
+    parts_done: int
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,7 @@ class Round:
         if self._index.forgotten_at is not None:
             self._let_lists_catch_up(self._index.forgotten_at)
             self._listed = list(self._job.adapter.list_batches())  # one list serves all parts
-        for part in self._stage.parts[self._index.settled :]:
-            self._settle(part)
+        self._settle_begun()
         outcome = self._submit_idle()
         self._remember_settled()
         if self._live or (self._idle and not self._is_late()):
@@ -105,6 +107,18 @@ class Round:
             settled += 1
         if settled - self._index.settled >= _PARTS_TO_REMEMBER:
             self._job.index.write(self._index.model_copy(update={"settled": settled}))
+
+    def _settle_begun(self) -> None:
+        """Parts are begun in their order, so behind the first one that was not, nothing needs to be read."""
+        parts = iter(self._stage.parts[self._index.settled :])
+        for part in parts:
+            self._settle(part)
+            state = self._states[part.number]
+            if not state.landings and state.record is None:
+                break
+        for part in parts:
+            self._states[part.number] = untouched(part)
+            self._idle.append(part.number)
 
     def _settle(self, part: StagePart) -> None:
         """Land what ended of a part, and sort it by what it waits for now."""
@@ -253,6 +267,8 @@ class Round:
             resubmit_at=again_at,
             deadline=min(moments, default=self._job.timing.clock()),
             any_end=idle,
+            parts=len(self._stage.parts),
+            parts_done=self._index.settled + sum(state.lines is None for state in self._states.values()),
         )
 
     def _is_late(self) -> bool:

@@ -14,7 +14,6 @@ from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
 from airflow_provider_llmbatch.core.run.generation import input_of
 from airflow_provider_llmbatch.core.run.job import Job, RunInput
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
-from airflow_provider_llmbatch.core.run.old_batches import cancel_all, open_batches
 from airflow_provider_llmbatch.core.run.parts import state_of
 from airflow_provider_llmbatch.core.run.round import Round, Waiting
 from airflow_provider_llmbatch.core.run.verdict import error_of_set
@@ -67,17 +66,9 @@ class Run(Job):
         states = round_.all_states()
         errors = FrequentErrors()
         with self.telemetry.span("publish", rows=stage.rows):
-            manifest = publish_set(self, index, stage, states, errors)
+            manifest = publish_set(self, index, stage, states, errors, running=round_.given_up)
         concluded = self._concluded(index, stage, manifest, shortfall_of(states, running=round_.given_up), states)
         return replace(concluded, examples=errors.messages())
-
-    def cancel(self) -> dict[str, str | LLMBatchError]:
-        """Cancel what is under way, eight at a time, as far as the ledger tells; writes nothing.
-
-        Returns the status of each batch then, or why it could not be cancelled.
-        """
-        index = self.index.read()
-        return cancel_all(self, open_batches(self, index) if index is not None else [])
 
     def _published(self, index: IndexRecord, stage: Stage | None) -> Published:
         manifest = read_manifest(self.output)

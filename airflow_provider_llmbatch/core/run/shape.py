@@ -6,6 +6,7 @@ on all others and says why one does not fit.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+_FENCED: Final = re.compile(r"\s*```\w*[ \t]*\r?\n(.*)```\s*", re.DOTALL)
 _REASON_CHARACTERS: Final = 500
 _REASONS: Final = 3
 
@@ -47,11 +49,28 @@ class Shape(Protocol):
 def shape_of(response_format: type[BaseModel] | Mapping[str, Any]) -> Shape:
     """The shape of a Pydantic model, or of anything that Pydantic has an adapter for, or of a JSON schema.
 
-    A model's defaults and conversions show in what an answer is parsed to; a schema leaves it as it came.
+    A model's defaults and conversions show in what an answer is parsed to; a schema leaves it as it came. JSON in a
+    fence of Markdown, as models give it where nothing makes them keep to a schema, counts as if it stood alone.
 
     :raises BatchInputError: The schema is none, or refers to something outside itself.
     """
-    return JSONSchemaShape(response_format) if isinstance(response_format, dict) else PydanticShape(response_format)
+    return _UnfencedShape(
+        JSONSchemaShape(response_format) if isinstance(response_format, dict) else PydanticShape(response_format)
+    )
+
+
+class _UnfencedShape:
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+
+    def fit(self, text: str) -> bytes:
+        try:
+            return self._shape.fit(text)
+        except MisfitError as misfit:
+            fenced = _FENCED.fullmatch(text) if misfit.code == "not_json" else None
+            if fenced is None:
+                raise
+        return self._shape.fit(fenced[1])
 
 
 class PydanticShape:

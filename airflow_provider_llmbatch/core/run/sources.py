@@ -7,7 +7,9 @@ byte for byte.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -37,6 +39,7 @@ _FORMAT_OF_SUFFIX: Final[Mapping[str, Format]] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
+_GZIP: Final = b"\x1f\x8b"  # RFC 1952
 _LONGEST_RECORD: Final = 64 * 1024 * 1024  # bytes; more than any provider takes as one request
 _encode = msgspec.json.Encoder().encode
 
@@ -92,14 +95,23 @@ class FileSource:
     @property
     def known_format(self) -> Format:
         """:raises BatchInputError: Its suffix tells none."""
-        found = self.format or _FORMAT_OF_SUFFIX.get(PurePath(self.name).suffix.lower())
+        name = self.name.lower().removesuffix(".gz")
+        found = self.format or _FORMAT_OF_SUFFIX.get(PurePath(name).suffix)
         if found not in get_args(Format):
             raise BatchInputError(
                 f"The format of {self.name} is not known"
                 + ("" if self.format is None else f", and {self.format!r} is none")
-                + f". Nothing was uploaded or billed. Pass source_format=, one of {', '.join(get_args(Format))}."
+                + ". Nothing was uploaded or billed. "
+                + f"Pass source_format=, one of {', '.join(get_args(Format))}.{self.hint}"
             )
         return cast("Format", found)
+
+    @property
+    def hint(self) -> str:
+        """What to say besides of a name that looks as if it meant several files."""
+        if PurePath(self.name).suffix and "*" not in self.name:
+            return ""
+        return " A source is a file, or a list of files: no folder is searched, and no pattern expanded."
 
 
 def file_records(sources: Sequence[FileSource], *, columns: Collection[str] | None = None) -> Iterator[Record]:
@@ -112,14 +124,12 @@ def file_records(sources: Sequence[FileSource], *, columns: Collection[str] | No
     for source in sources:
         kind = source.known_format
         with _opened(source) as stream:
-            if kind == "jsonl":
-                yield from _json_lines(stream, Origin(source.name, "Line"))
-            elif kind == "csv":
-                yield from _csv_rows(stream, Origin(source.name, "Line"))
-            else:
+            if kind == "parquet":
                 from airflow_provider_llmbatch.core.run.parquet import parquet_records  # noqa: PLC0415 - brings pyarrow
 
                 yield from parquet_records(stream, Origin(source.name), columns)
+            else:
+                yield from _lines_of_text(stream, kind, source.name)
 
 
 def given_records(items: Iterable[object], *, name: str) -> Iterator[Record]:
@@ -163,16 +173,37 @@ def _opened(source: FileSource) -> BinaryIO:
         if isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
             raise BatchInputError(
                 f"The source {source.name} cannot be opened ({type(cause).__name__}: {cause}). Nothing was uploaded "
-                "or billed."
+                f"or billed.{source.hint}"
             ) from cause
         raise
 
 
+def _lines_of_text(stream: BinaryIO, kind: Format, name: str) -> Iterator[Record]:
+    """JSON lines or CSV, which warehouses export in gzip; what a file begins with tells, whatever its name is."""
+    read = _json_lines if kind == "jsonl" else _csv_rows
+    origin = Origin(name, "Line")
+    if cast("io.BufferedReader", stream).peek(len(_GZIP))[: len(_GZIP)] != _GZIP:
+        yield from read(stream, origin)
+        return
+    try:
+        with gzip.GzipFile(fileobj=stream) as unpacked:
+            yield from read(cast("BinaryIO", unpacked), origin)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BatchInputError(
+            f"{name} cannot be unpacked ({type(error).__name__}: {error}): it is cut off or damaged. Nothing was "
+            "uploaded or billed."
+        ) from error
+
+
 def _json_lines(stream: BinaryIO, origin: Origin) -> Iterator[Record]:
+    blank = 0
     for number, line in enumerate(split_lines(_bounded(read_blocks(stream), origin)), 1):
         raw = line.removeprefix(BOM).strip() if number == 1 else line.strip()
         if not raw:
-            raise origin.refused(number, "is blank")
+            blank = blank or number
+            continue
+        if blank:  # and not at the end, where it says nothing
+            raise origin.refused(blank, "is blank")
         if number == 1 and raw.startswith(b"["):
             raise origin.refused(number, "begins a JSON array: give each record a line of its own, without commas")
         if not raw.isascii():
@@ -203,6 +234,7 @@ def _csv_rows(stream: BinaryIO, origin: Origin) -> Iterator[Record]:
     # For the whole process, since csv knows no other; its default of 128 KiB is less than some documents have.
     csv.field_size_limit(max(_LONGEST_RECORD, csv.field_size_limit()))
     number = 1
+    blank = 0
     try:
         # Lines with their ends: csv itself puts together what quotes hold together.
         with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
@@ -214,10 +246,14 @@ def _csv_rows(stream: BinaryIO, origin: Origin) -> Iterator[Record]:
             width = len(header)
             number = reader.line_num + 1
             for row in reader:
-                if len(row) != width:
-                    problem = f"has {len(row)} fields, but the header has {width}" if row else "is blank"
-                    raise origin.refused(number, problem)
-                yield Record(_encode(dict(zip(header, row, strict=True))), origin, number)
+                if not row:
+                    blank = blank or number
+                elif blank:  # as above
+                    raise origin.refused(blank, "is blank")
+                elif len(row) != width:
+                    raise origin.refused(number, f"has {len(row)} fields, but the header has {width}")
+                else:
+                    yield Record(_encode(dict(zip(header, row, strict=True))), origin, number)
                 number = reader.line_num + 1
     except csv.Error as error:
         raise origin.refused(number, f"is not CSV: {error}") from None

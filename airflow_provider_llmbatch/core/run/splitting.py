@@ -76,7 +76,7 @@ class StagePart(_Frozen):
 
 
 class StageIndex(_Frozen):
-    """:param rows_sha256: Of the input itself, whatever the prompt made of it."""
+    """:param rows_sha256: Of the input itself, whatever the prompt made of it, and whatever the order of its rows."""
 
     schema_version: Literal[1] = 1
     rows: int

@@ -88,6 +88,7 @@ class _Row(msgspec.Struct, gc=False):
     cost_usd: Decimal | None = None
     refusal: msgspec.Raw = msgspec.Raw(b"null")
     tool_calls: msgspec.Raw = msgspec.Raw(b"null")
+    reasoning: msgspec.Raw = msgspec.Raw(b"null")
     embedding: msgspec.Raw = msgspec.Raw(b"null")
     body: msgspec.Raw = msgspec.Raw(b"null")
     model: str | None = None
@@ -128,6 +129,7 @@ class Parquet:
             row.cost_usd,
             _text_of(row.refusal),
             _json_of(row.tool_calls),
+            _text_of(row.reasoning),
             embedding,
             body,
             row.provider,
@@ -162,7 +164,7 @@ def _pyarrow() -> tuple[Any, Any]:
     except ImportError as error:
         raise BatchInputError(
             "Parquet needs pyarrow, which is not installed: pip install 'airflow-provider-llmbatch[parquet]', or "
-            'choose format="jsonl". Nothing was uploaded or billed.'
+            'choose output_format="jsonl". Nothing was uploaded or billed.'
         ) from error
     return pa, parquet
 
@@ -189,6 +191,7 @@ def _schema(pa: Any) -> Any:
             "cost_usd": pa.decimal128(38, 18),
             "refusal": text,
             "tool_calls": text,
+            "reasoning": text,
             "embedding": pa.list_(pa.float32()),
             "body": text,
             "provider": text,

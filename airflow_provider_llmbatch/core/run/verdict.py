@@ -56,7 +56,7 @@ def error_of_set(
             batch_id=shortfall.late[0] if shortfall.late else "",
         )
     failed = manifest.rows - manifest.outcomes.get("succeeded", 0)
-    if failed > allowed(on_failed_rows, manifest.rows):
+    if not is_allowed(failed, manifest.rows, on_failed_rows):
         return UnansweredRowsError(
             f"{failed:,} of {manifest.rows:,} rows have no good answer, and on_failed_rows is {on_failed_rows!r}. "
             f"{published} A retry would submit nothing: rows that may succeed were submitted as often as max_attempts "
@@ -65,13 +65,12 @@ def error_of_set(
     return None
 
 
-def allowed(on_failed_rows: OnFailedRows, rows: int) -> float:
-    """How many rows may lack a good answer."""
-    if on_failed_rows == "succeed":
-        return rows
-    if on_failed_rows == "fail":
-        return 0
-    return on_failed_rows * rows if isinstance(on_failed_rows, float) else float(on_failed_rows)
+def is_allowed(failed: int, rows: int, on_failed_rows: OnFailedRows) -> bool:
+    """Whether so many of the rows may lack a good answer."""
+    if isinstance(on_failed_rows, str):
+        return on_failed_rows == "succeed" or not failed
+    # Divided, not multiplied: 0.29 * 100 is less than 29, but 29 / 100 is what Python reads 0.29 as.
+    return failed / rows <= on_failed_rows if isinstance(on_failed_rows, float) else failed <= on_failed_rows
 
 
 def counted(manifest: Manifest) -> str:

@@ -182,6 +182,16 @@ def test_what_does_not_fit_is_invalid_and_kept_as_it_came(
     assert told(found) == ({outcome: 1}, [])
 
 
+def test_an_answer_that_does_not_fit_for_having_been_cut_off_says_so(folder: Folder) -> None:
+    choice = {"message": {"content": '{"label": "go'}, "finish_reason": "length"}
+    _, lines, _ = landed(
+        folder, Results(answered(0, choices=[choice])), batch_of(), range(1), shape=shape_of(Sentiment)
+    )
+    assert lines[0]["error"]["message"].endswith(
+        ". The answer was cut off at its limit of tokens (finish_reason length): allow more of them."
+    )
+
+
 def test_a_failed_answer_tells_what_it_cost(folder: Folder) -> None:
     body = {"object": "response", "status": "failed", "error": {"code": "server_error", "message": "Broke off."}}
     found, lines, _ = landed(folder, Results(answered(0, **body, output=[], choices=None)), batch_of(), range(1))

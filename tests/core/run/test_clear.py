@@ -39,6 +39,27 @@ def test_clearing_an_unchanged_task_halfway_goes_on_with_what_was_paid_for(
     assert len(provider.submitted) == 3
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_rows_that_come_in_another_order_as_from_a_query_without_one_are_the_same_input(
+    task: Task, provider: MemoryProvider, *, has_ended: bool
+) -> None:
+    waiting(task.run(1))
+    if has_ended:
+        end_all(task.run(1), provider)
+    task.texts.reverse()
+    end = end_all(task.run(2, max_tries=3), provider)
+    assert (end.manifest.outcomes, len(provider.submitted)) == ({"succeeded": 5}, 3)
+    assert [row["key"] for row in task.results()] == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("texts", ["abcdf", "abcd", "abcdee"])
+def test_other_rows_are_another_input_however_alike(task: Task, provider: MemoryProvider, texts: str) -> None:
+    waiting(task.run(1))
+    task.texts = list(texts)
+    assert end_all(task.run(2, max_tries=3), provider).manifest.rows == len(texts)
+    assert sum(map(len, provider.submitted)) == 5 + len(texts)
+
+
 def test_on_clear_restart_pays_for_new_answers(task: Task, provider: MemoryProvider) -> None:
     first = end_all(task.run(1), provider).manifest
     again = task.run(2, max_tries=3, on_clear="restart")
@@ -111,6 +132,26 @@ def test_a_clear_without_a_record_is_served_by_the_published_set(task: Task, pro
     assert len(provider.submitted) == 6
 
 
+def test_a_clear_of_a_try_without_a_record_still_asks_the_provider_for_what_was_not_looked_for_yet(
+    task: Task, provider: MemoryProvider
+) -> None:
+    waiting(task.run(1))
+    task.store = MemoryStore()
+    waiting(task.run(2, max_parallel_batches=1))
+    assert len(waiting(task.run(3, max_tries=3)).batch_ids) == 3
+    assert len(provider.submitted) == 3
+
+
+def test_a_changed_input_cancels_what_was_given_up_at_its_deadline_as_well(
+    task: Task, provider: MemoryProvider
+) -> None:
+    run = task.run(1, deadline=3600.0, cancel_on_deadline=False, max_rows_per_batch=5)
+    task.clock.now = waiting(run).deadline
+    published(run)
+    waiting(task.run(2, max_tries=3, max_rows_per_batch=5, parameters="q"))
+    assert statuses(provider) == ["cancelling", "in_progress"]
+
+
 def test_a_clear_whose_set_was_deleted_publishes_it_again_at_no_cost(task: Task, provider: MemoryProvider) -> None:
     end_all(task.run(1), provider)
     (task.folder / "manifest.json").unlink()
@@ -133,7 +174,7 @@ def test_what_a_kill_cancelled_is_landed_by_the_try_after_a_clear_and_only_the_r
 ) -> None:
     run = task.run(1, max_rows_per_batch=5)
     waiting(run)
-    run.cancel()
+    provider.cancel_batch("batch-1")
     provider.end("batch-1", lambda i: "succeeded" if i < "3" else "batch_cancelled", status="cancelled")
     end = end_all(task.run(2, max_tries=3, max_rows_per_batch=5), provider)
     assert (end.manifest.outcomes, provider.submitted[1:]) == ({"succeeded": 5}, [["3", "4"]])

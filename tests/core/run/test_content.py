@@ -56,7 +56,7 @@ def fields(body: JsonValue) -> dict[str, Any]:
     content = content_of(json.dumps(body).encode())
     found: dict[str, Any] = {"text": decoded_text(content.text), "finish_reason": content.finish_reason}
     found |= {"model": content.model, "tokens": content.tokens and msgspec.structs.astuple(content.tokens)[:5]}
-    for name in ("refusal", "tool_calls", "embedding", "body"):
+    for name in ("refusal", "tool_calls", "reasoning", "embedding", "body"):
         value = getattr(content, name)
         found[name] = None if value is None else json.loads(value)
     return {name: value for name, value in found.items() if value is not None}
@@ -64,6 +64,9 @@ def fields(body: JsonValue) -> dict[str, Any]:
 
 ANSWERED = {"finish_reason": "stop", "model": "m-1", "tokens": (10, 4, 5, 2, 15)}
 SEVERAL = {**chat({"content": "a"}), "choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}
+CITED = chat({"content": "a", "annotations": [{"type": "url_citation"}]})
+DRAWN = chat({"content": None, "images": [{"type": "image_url"}]})
+GROUNDED = chat({"content": "a"}, grounding_metadata={"chunks": []})
 LOGPROBS = chat({"content": "a"}, logprobs={"content": []})
 
 
@@ -80,11 +83,19 @@ LOGPROBS = chat({"content": "a"}, logprobs={"content": []})
             chat({"content": None, "tool_calls": [CALL]}, finish_reason="tool_calls"),
             {**ANSWERED, "tool_calls": [CALL], "finish_reason": "tool_calls"},
         ),
-        (chat({"content": "a", "tool_calls": []}), {"text": "a", **ANSWERED}),
+        (chat({"content": "a", "tool_calls": [], "annotations": [], "images": None}), {"text": "a", **ANSWERED}),
+        (chat({"content": "a", "reasoning_content": "Hm."}), {"text": "a", "reasoning": "Hm.", **ANSWERED}),
+        (chat({"content": "a", "reasoning": "Hm.\n"}), {"text": "a", "reasoning": "Hm.\n", **ANSWERED}),
+        (CITED, {"text": "a", **ANSWERED, "body": CITED}),
+        (DRAWN, {**ANSWERED, "body": DRAWN}),
+        (GROUNDED, {"text": "a", **ANSWERED, "body": GROUNDED}),
         (SEVERAL, {"text": "a", "model": "m-1", "tokens": (10, 4, 5, 2, 15), "body": SEVERAL}),
         (LOGPROBS, {"text": "a", **ANSWERED, "body": LOGPROBS}),
     ],
-    ids=["text", "parts", "refusal", "calls", "no calls", "several choices", "logprobs"],
+    ids=[
+        *("text", "parts", "refusal", "calls", "nothing besides", "reasoning_content", "reasoning", "cited", "drawn"),
+        *("grounded", "several choices", "logprobs"),
+    ],
 )
 def test_chat_completions(body: JsonValue, expected: JsonValue) -> None:
     assert fields(body) == expected
@@ -233,6 +244,10 @@ LINES = [
     {"choices": [{"text": "a"}]},
     SEVERAL,
     LOGPROBS,
+    CITED,
+    DRAWN,
+    GROUNDED,
+    chat({"content": "a", "reasoning_content": "Hm."}),
     response(said("a")),
     {"data": [{"embedding": [1]}]},
     json.dumps(chat({"content": "a"})),

@@ -78,6 +78,9 @@ def test_a_cancelled_batch_that_never_ends_is_given_up_and_may_be_landed_after_a
     task.clock.now = waiting(run).deadline
     end = published(run)
     assert end.manifest.outcomes == {"succeeded": 3, "missing": 2}
+    rows = [row for row in task.results() if row["outcome"] == "missing"]
+    assert {(row["error"]["code"], row["batch_id"], row["attempt"]) for row in rows} == {("not_ended", "batch-1", 1)}
+    assert [entry.batch_id for entry in end.manifest.parts[0].attempts] == ["batch-1"]
     assert "batch-1 may still run, and be billed." in str(end.error)
     provider.end("batch-1", partly, status="cancelled")
     cleared = task.run(2, max_tries=3, deadline=HOUR)

@@ -115,6 +115,41 @@ def test_a_file_that_is_damaged_is_refused_with_what_was_read(tmp_path: Path) ->
     assert "after 1,000 records" in refusal(path)
 
 
+def test_times_in_nanoseconds_are_read_wherever_they_stand(tmp_path: Path) -> None:
+    moment, second = pa.timestamp("ns"), 1_000_000_001
+    columns = {
+        "time": pa.array([second], pa.time64("ns")),
+        "duration": pa.array([second], pa.duration("ns")),
+        "list": pa.array([[second]], pa.list_(moment)),
+        "large": pa.array([[second]], pa.large_list(moment)),
+        "struct": pa.array([{"at": second}], pa.struct({"at": moment})),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    at = "1970-01-01T00:00:01"
+    assert records(tmp_path / "in.parquet") == [
+        {"time": "00:00:01", "duration": "PT1S", "list": [at], "large": [at], "struct": {"at": at}}
+    ]
+
+
+def test_a_date_beyond_all_calendars_is_refused_unless_nobody_needs_it(tmp_path: Path) -> None:
+    dates = pa.array([0, 2**30], pa.date32())
+    pq.write_table(pa.table({"a": [1, 2], "day": dates}), tmp_path / "in.parquet")
+    assert refusal(tmp_path / "in.parquet") == (
+        "in.parquet has a value that Python knows no type for (days=1073741824; must have magnitude <= 999999999), "
+        "among the 1,000 records after number 0. Nothing was uploaded or billed. Mend it, or leave its column out: "
+        "with columns=, what is named nowhere is not read."
+    )
+    assert records(tmp_path / "in.parquet", ("a",)) == [{"a": 1}, {"a": 2}]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "in.parquet")
+    assert refusal(tmp_path / "in.parquet") == (
+        'in.parquet has two columns named "text". Nothing was uploaded or billed. Rename one of them.'
+    )
+
+
 def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -19,7 +19,13 @@ from upath import UPath
 from airflow_provider_llmbatch.adapters.azure import AzureAdapter, AzureSettings
 from airflow_provider_llmbatch.adapters.body_parameters import PARAMETERS
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
-from airflow_provider_llmbatch.core.run.preflight import check_model, check_output, check_parameters, check_space
+from airflow_provider_llmbatch.core.run.preflight import (
+    check_model,
+    check_output,
+    check_parameters,
+    check_space,
+    check_texts,
+)
 from airflow_provider_llmbatch.core.run.requests import RequestTemplate
 from airflow_provider_llmbatch.core.run.sources import FileSource
 from airflow_provider_llmbatch.core.storage import Folder
@@ -147,7 +153,6 @@ def test_a_model_that_is_not_served_is_refused(answer: Answer, own_host: bool) -
 @pytest.mark.parametrize(
     ("answer", "name"),
     [
-        (Answer(404), "NotFoundError"),  # a server without this path
         (Answer(403), "AccessRefusedError"),  # a key that may run batches, and not look
         (Answer(500), "UnavailableError"),
     ],
@@ -155,6 +160,29 @@ def test_a_model_that_is_not_served_is_refused(answer: Answer, own_host: bool) -
 def test_what_cannot_be_told_of_a_model_is_logged_and_passes(answer: Answer, name: str) -> None:
     refused, logs, _ = looked_up(answer, own_host=False)
     assert (refused, logs) == (None, [f"Whether OpenAI serves ft:gpt/5 could not be told beforehand: {name}"])
+
+
+def test_a_server_that_does_not_know_the_call_is_no_news() -> None:
+    assert looked_up(Answer(404), own_host=False)[:2] == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"), [("On {{ ds }}: {text}", "{ ds }"), ("{{params.a | upper}}", "{params.a | upper}")]
+)
+def test_what_looks_like_a_template_in_a_prompt_is_warned_of(text: str, sent: str) -> None:
+    with capture_logs() as logs:
+        check_texts(RequestTemplate("{text}", system=text), log=structlog.get_logger())
+    [told] = logs
+    assert (
+        told["log_level"],
+        f"which goes to the model as {sent}: Airflow does not render prompts" in told["event"],
+    ) == ("warning", True)
+
+
+def test_braces_of_json_in_a_prompt_are_no_template() -> None:
+    with capture_logs() as logs:
+        check_texts(RequestTemplate('Answer {{"a": {{"b": 1}}}} for {text}'), log=structlog.get_logger())
+    assert logs == []
 
 
 def test_at_azure_lines_name_deployments_that_cannot_be_asked_for(azure: Adapter) -> None:

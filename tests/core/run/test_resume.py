@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from support.runs import end_all, published, waiting
 
 from airflow_provider_llmbatch.core.ledger import MemoryStore
+from airflow_provider_llmbatch.core.run.old_batches import begun_batches
 from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import (
     BatchInputError,
+    LLMBatchError,
     NotFoundError,
     RequestRefusedError,
     StageGoneError,
@@ -20,9 +23,13 @@ from airflow_provider_llmbatch.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pydantic import JsonValue
     from support.memory_provider import MemoryProvider
     from support.runs import Task
+
+    from airflow_provider_llmbatch.core.run.requests import Row
 
 
 def test_a_retry_reads_no_source_and_waits_for_the_batches_that_are_there(task: Task, provider: MemoryProvider) -> None:
@@ -182,6 +189,31 @@ def test_rows_that_changed_between_two_tries_are_not_looked_at(task: Task) -> No
     assert waiting(task.run(2)) == first
 
 
+def test_a_try_that_was_taken_for_dead_while_it_read_the_source_changes_nothing_for_its_successor(
+    task: Task, provider: MemoryProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = task.run(1)
+    rows = iter(run.source.rows())
+
+    def slow() -> Iterator[Row]:
+        yield next(rows)
+        task.texts = ["v", "w", "x"]
+        waiting(task.run(2))
+        monkeypatch.setattr(task.store, "set", _refused)  # by Airflow, as it refuses those of superseded attempts
+        yield from rows
+
+    with pytest.raises(LLMBatchError):
+        replace(run, source=replace(run.source, rows=slow)).advance()
+    monkeypatch.undo()
+    task.texts = ["y"]
+    assert end_all(task.run(2), provider).manifest.outcomes == {"succeeded": 3}
+    assert list(task.outcomes()) == ["v", "w", "x"]
+
+
+def _refused(*_: object) -> None:
+    raise RuntimeError("404")
+
+
 def test_a_retry_of_a_published_run_returns_its_set(task: Task, provider: MemoryProvider) -> None:
     manifest = end_all(task.run(1), provider).manifest
     provider.calls.clear()
@@ -208,12 +240,14 @@ def test_after_success_the_stage_stays_only_if_wanted(
     assert bool(list((task.folder / "_llmbatch").rglob("stage.json"))) == keep_stage
 
 
-def test_cancelling_reaches_what_is_under_way_and_nothing_else(task: Task, provider: MemoryProvider) -> None:
-    run = task.run(1)
+def test_what_is_under_way_is_known_from_the_ledger_alone(task: Task, provider: MemoryProvider) -> None:
+    run = task.run(1, max_parallel_batches=2)
+    assert begun_batches(run) == []
     waiting(run)
     provider.end("batch-1")
     waiting(run)
-    assert task.run(1).cancel() == {"batch-2": "cancelling", "batch-3": "cancelling"}
+    provider.calls.clear()
+    assert (begun_batches(task.run(1)), provider.calls) == (["batch-2", "batch-3"], [])
 
 
 def test_a_process_that_dies_between_the_manifest_and_its_record_leaves_one_set(

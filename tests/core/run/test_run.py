@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from support.runs import end_all, published, waiting
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def test_no_more_batches_are_under_way_than_the_user_allows(task: Task, provider
     provider.end("batch-2")
     second = waiting(run)
     assert (second.batch_ids, second.any_end) == (("batch-1", "batch-3"), False)
+    assert [(found.parts, found.parts_done) for found in (first, second)] == [(3, 0), (3, 1)]
 
 
 def test_only_rows_that_may_still_be_answered_are_submitted_again(task: Task, provider: MemoryProvider) -> None:
@@ -51,3 +53,17 @@ def test_only_rows_that_may_still_be_answered_are_submitted_again(task: Task, pr
     end = published(run)
     assert task.outcomes() == {"a": "succeeded", "b": "succeeded", "c": "failed", "d": "succeeded", "e": "succeeded"}
     assert [entry.attempt for entry in end.manifest.parts[0].attempts] == [1, 2]
+
+
+@pytest.mark.parametrize("parts", [20, 40])
+def test_a_look_reads_what_was_begun_however_much_waits_behind_it(
+    task: Task, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    task.texts = [str(number) for number in range(parts)]
+    run = task.run(max_rows_per_batch=1, max_parallel_batches=3)
+    waiting(run)
+    read: list[str] = []
+    get = task.store.get
+    monkeypatch.setattr(task.store, "get", lambda key: read.append(key) or get(key))  # type: ignore[func-returns-value] # on purpose
+    waiting(run)
+    assert [name for name in read if name.startswith("batch")] == [f"batch-0000{number}-1" for number in range(4)]

@@ -71,6 +71,27 @@ def test_what_fits_a_schema_stays_as_it_came_on_one_line(text: str, parsed: byte
     assert shape_of(REVIEW).fit(text) == parsed
 
 
+@pytest.mark.parametrize("response_format", [REVIEW, Review])
+@pytest.mark.parametrize("fence", ["```json\n{}\n```", "\n```\r\n{}```\n", "```JSON \n{}\n\n``` "])
+def test_json_in_a_fence_of_markdown_counts_as_if_it_stood_alone(response_format: Any, fence: str) -> None:
+    text = '{"label":"good"}'
+    assert shape_of(response_format).fit(fence.replace("{}", text)) == shape_of(response_format).fit(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Here it is:\n```json\n{}\n```", "not_json"),
+        ("```json\n{}\n```\nAnything else?", "not_json"),
+        ("```json\n{}", "not_json"),
+        ("```json {}```", "not_json"),
+        ('```json\n{"label":"fine"}\n```', "schema_mismatch"),
+    ],
+)
+def test_what_stands_beside_a_fence_or_does_not_fit_within_is_refused(text: str, code: str) -> None:
+    assert misfit(REVIEW, text.replace("{}", '{"label":"good"}'))[0] == code
+
+
 @pytest.mark.parametrize(
     ("text", "code", "reason"),
     [

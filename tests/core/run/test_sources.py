@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import io
 import json
 import tracemalloc
@@ -20,6 +21,7 @@ from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import BatchInputError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from airflow_provider_llmbatch.core.run.sources import Format
@@ -75,7 +77,7 @@ def test_several_files_of_several_formats_follow_each_other(tmp_path: Path) -> N
     ("content", "message"),
     [
         (b'{"a":1}\n\n{"a":2}', "Line 2 of in.jsonl is blank"),
-        (b'{"a":1}\n \t\r\n', "Line 2 of in.jsonl is blank"),
+        (b'{"a":1}\n\n \t\n{"a":2}\n\n', "Line 2 of in.jsonl is blank"),
         (b'{"a":1}\n{"a":"\xe4"}', "Line 2 of in.jsonl is not UTF-8 (byte 7 of the line)"),
         (b'[{"a":1},\n', "Line 1 of in.jsonl begins a JSON array: give each record a line of its own, without commas"),
         ('{"a":1}'.encode("utf-16"), "Line 1 of in.jsonl is not UTF-8 (byte 1 of the line)"),
@@ -134,13 +136,44 @@ def test_bad_csv_is_named(content: bytes, message: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
-    [("in.txt", None, ""), ("in", None, ""), ("in.jsonl", "xml", ", and 'xml' is none")],
+    [("in.txt", None, ""), ("in.txt.gz", None, ""), ("in.jsonl", "xml", ", and 'xml' is none")],
 )
 def test_a_format_that_is_not_known_is_asked_for(name: str, kind: str | None, said: str, tmp_path: Path) -> None:
     assert refusal(source(tmp_path, "{}", name, cast("Format", kind))) == (
         f"The format of {name} is not known{said}. Nothing was uploaded or billed. Pass source_format=, one of jsonl, "
         "csv, parquet."
     )
+
+
+@pytest.mark.parametrize("name", ["folder/", "folder", "*.jsonl"])
+def test_what_looks_like_several_files_is_told_that_it_is_not_taken_for_that(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert refusal(FileSource(tmp_path / name, name, "jsonl")).endswith(
+        " Nothing was uploaded or billed. A source is a file, or a list of files: no folder is searched, and no "
+        "pattern expanded."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("in.jsonl", b'{"a":"1"}\n\n \t\r\n'), ("in.csv", b"a\n1\n\n\r\n")], ids=["JSONL", "CSV"]
+)
+def test_blank_lines_at_the_end_say_nothing(name: str, content: bytes, tmp_path: Path) -> None:
+    assert raws(source(tmp_path, content, name)) == [b'{"a":"1"}']
+
+
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.CSV.gz", "in.jsonl"])
+def test_what_is_packed_with_gzip_is_unpacked_on_the_way(name: str, tmp_path: Path) -> None:
+    plain = b"a,b\n1,2\n" if "CSV" in name else b'{"a":"1","b":"2"}\n'
+    packed = gzip.compress(plain) + gzip.compress(plain.removeprefix(b"a,b\n"))  # as parallel exports are joined
+    assert raws(source(tmp_path, packed, name)) == [b'{"a":"1","b":"2"}'] * 2
+
+
+@pytest.mark.parametrize("damage", [lambda packed: packed[:-30], lambda packed: packed[:40] + b"x" * 40 + packed[80:]])
+def test_a_packed_file_that_is_cut_off_or_damaged_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    packed = gzip.compress(b"".join(b'{"a":"%d"}\n' % (n * n) for n in range(5_000)))
+    message = refusal(source(tmp_path, damage(packed), "in.jsonl.gz"))
+    assert message.startswith("in.jsonl.gz cannot be unpacked (")
+    assert message.endswith("): it is cut off or damaged. Nothing was uploaded or billed.")
 
 
 def test_a_source_that_is_not_there_is_no_outage(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ struct<reasoning_tokens: int64, audio_tokens: int64, image_tokens: int64>, total
 cost_usd: decimal128(38, 18)
 refusal: string
 tool_calls: string
+reasoning: string
 embedding: list<item: float>
 body: string
 provider: string
@@ -76,6 +77,7 @@ def test_every_field_comes_back_and_nested_ones_as_json() -> None:
         "cost_usd": 0.0000125,
         "refusal": "No.",
         "tool_calls": [{"id": 1}],
+        "reasoning": "Hm.",
         "embedding": [0.5, 1],
         "body": {"n": 2},
         **END,
@@ -133,5 +135,5 @@ def test_without_pyarrow_parquet_is_refused_before_anything_is_sent(monkeypatch:
         check_format("parquet")
     assert str(refused.value) == (
         "Parquet needs pyarrow, which is not installed: pip install 'airflow-provider-llmbatch[parquet]', or choose "
-        'format="jsonl". Nothing was uploaded or billed.'
+        'output_format="jsonl". Nothing was uploaded or billed.'
     )

@@ -43,6 +43,8 @@ def verdict(
 @pytest.mark.parametrize(
     ("on_failed_rows", "failed", "is_well"),
     [
+        (0.29, 29, True),
+        (0.29, 30, False),
         ("succeed", 100, True),
         ("fail", 0, True),
         ("fail", 1, False),
