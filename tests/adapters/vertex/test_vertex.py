@@ -225,6 +225,19 @@ def test_a_failed_job_keeps_what_it_had(connect_vertex: ConnectVertex, gcs: Runn
     assert sorted(results_of(adapter, failed).values()) == ["missing", "missing", "succeeded"]
 
 
+def test_a_stopped_job_whose_results_were_deleted_does_not_say_what_it_never_answered(
+    connect_vertex: ConnectVertex, gcs: RunningStorage
+) -> None:
+    adapter = connect_vertex()
+    ended = run(adapter, chat_line("a", "hello"))
+    [prefix, _] = (ended.output_file_id or "").split("prediction-model")
+    stopped = ended.model_copy(update={"status": "cancelled", "output_file_id": prefix})
+    adapter.delete_file(prefix)
+    assert results_of(adapter, stopped) == {"a": "missing"}
+    gcs.put(BUCKET, f"{prefix.removeprefix(f'gs://{BUCKET}/')}prediction-model/predictions.jsonl", b"")
+    assert results_of(adapter, stopped) == {"a": "cancelled"}  # there, and without a row
+
+
 def test_of_a_job_that_got_no_further_the_incremental_file_counts(
     connect_vertex: ConnectVertex, gcs: RunningStorage
 ) -> None:
@@ -287,6 +300,17 @@ def test_what_gemini_cannot_do_is_refused_before_the_upload(
         preflight(connect_vertex(), *lines)
     assert problem in str(refused.value)
     assert "Nothing was uploaded or billed" in str(refused.value)
+
+
+@pytest.mark.parametrize("line", [NATIVE % b"a", chat_line("a", "x").replace(b'"model"', b'"user"')])
+def test_a_default_model_that_cannot_run_chat_is_refused_before_the_upload(
+    connect_vertex: ConnectVertex, line: bytes
+) -> None:
+    adapter = connect_vertex(model="claude-sonnet-4-5")
+    with pytest.raises(BatchInputError, match=r'the connection\'s default one is "claude-sonnet-4-5".* or billed'):
+        preflight(adapter, line)
+    with pytest.raises(BatchInputError, match=r'the connection\'s default one is "claude-sonnet-4-5".* billed'):
+        adapter.create_file(io.BytesIO(line), filename="in.jsonl")
 
 
 def test_lines_of_vertex_ais_own_pass_unchanged_and_their_answers_come_back(connect_vertex: ConnectVertex) -> None:
