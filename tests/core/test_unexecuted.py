@@ -59,8 +59,10 @@ def test_a_result_file_that_is_gone_does_not_say_that_nothing_ran(status: str) -
         ("b", "missing", NO_LINE),
     ]
     assert warned == [
-        f"No predictions. batch_1 ended as {status} after it had begun: what it had answered by then is billed, and "
-        "cannot be told from what it never began",
+        (
+            f"No predictions. batch_1 ended as {status} after it had begun: what it had answered by then is billed, "
+            "and cannot be told from what it never began"
+        ),
         "2 requests have no result of batch_1 that can be read: their outcome is missing",
     ]
 

@@ -51,7 +51,7 @@ def test_a_default_model_is_judged_as_one_in_a_line_is_and_only_where_it_counts(
     for line in (chat_line("a", model=...), native(labels={"llmbatch_id": "a"})):
         assert refused(line, mapping(default_model=model)) == (
             (
-                f'names no model, and the connection\'s default one is "{model}", which is none of Gemini\'s for chat; '
+                f"names no model, and the connection's default one is \"{model}\", which is none of Gemini's for chat; "
                 "others on Vertex AI come later"
             ),
             "model",
