@@ -153,7 +153,7 @@ class HttpClient:
         self._settings = settings
         self._sleep = sleep
         self._authorization = authorization
-        self._remedies = {
+        self._remedies: dict[int, str | None] = {
             HTTPStatus.UNAUTHORIZED: authorization.remedy if authorization else None,
             HTTPStatus.FORBIDDEN: rights,
         }
