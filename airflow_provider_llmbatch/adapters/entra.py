@@ -103,7 +103,7 @@ class EntraAuthorization:
 
     @property
     def remedy(self) -> str:
-        return f"mend the identity of the connection ({self._identity}), or its scope, {self._scope}"
+        return f"mend the connection's {self._identity}, or its scope, {self._scope}"
 
     def _token(self) -> str:
         return _TOKENS.get((self._identity, self._scope), self._fetched, self._clock).value
