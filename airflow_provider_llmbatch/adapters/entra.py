@@ -101,6 +101,10 @@ class EntraAuthorization:
     def refused(self) -> None:
         _TOKENS.forget((self._identity, self._scope))
 
+    @property
+    def remedy(self) -> str:
+        return f"mend the connection's {self._identity}, or its scope, {self._scope}"
+
     def _token(self) -> str:
         return _TOKENS.get((self._identity, self._scope), self._fetched, self._clock).value
 

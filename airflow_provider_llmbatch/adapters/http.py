@@ -118,6 +118,10 @@ class Authorization(Protocol):
     def refused(self) -> None:
         """The provider did not accept the last ones: get others for the next attempt."""
 
+    @property
+    def remedy(self) -> str:
+        """What to mend if the provider accepts none, to complete "A retry would be refused again: …"."""
+
 
 class HttpClient:
     """A provider's base URL and headers, and how to call it. Safe to use from several threads.
@@ -126,6 +130,8 @@ class HttpClient:
     :param headers: Sent with each call.
     :param params: Sent in the query of each call.
     :param authorization: Gives more headers for each attempt.
+    :param rights: What to do if they are accepted but not allowed to make a call (403), to complete the same words as
+        their ``remedy``; without it, what holds for every provider.
     :param secrets: What must never stand in a message, even if the provider itself writes it there.
     :param sleep: Waits between attempts; replaced in tests only.
     """
@@ -139,6 +145,7 @@ class HttpClient:
         settings: TransportSettings,
         params: Mapping[str, str] | None = None,
         authorization: Authorization | None = None,
+        rights: str | None = None,
         secrets: tuple[str, ...] = (),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -146,6 +153,10 @@ class HttpClient:
         self._settings = settings
         self._sleep = sleep
         self._authorization = authorization
+        self._remedies: dict[int, str | None] = {
+            HTTPStatus.UNAUTHORIZED: authorization.remedy if authorization else None,
+            HTTPStatus.FORBIDDEN: rights,
+        }
         self._last_secrets: tuple[str, ...] = ()
         check_proxy(settings.proxy)
         known = (*secrets, *passwords_of(base_url), settings.proxy, *passwords_of(settings.proxy))
@@ -317,7 +328,13 @@ class HttpClient:
             location=response.headers.get("location"),
             queue=numbers_of(response.headers),
         )
-        raise error_of(answer, title=self.title, action=call.action, redacted=self.redacted)
+        raise error_of(
+            answer,
+            title=self.title,
+            action=call.action,
+            redacted=self.redacted,
+            remedy=self._remedies.get(response.status_code),
+        )
 
     def unreachable(self, call: Call, failure: httpx.TransportError) -> LLMBatchError:
         """The error for a call that was not answered."""

@@ -21,7 +21,7 @@ from typing_extensions import override
 from airflow_provider_llmbatch.adapters.base import Adapter, Limits
 from airflow_provider_llmbatch.adapters.body_parameters import PARAMETERS
 from airflow_provider_llmbatch.adapters.http import BLOCK_BYTES, Call, HttpClient, TransportSettings
-from airflow_provider_llmbatch.adapters.refusals import lost_answer
+from airflow_provider_llmbatch.adapters.refusals import lost_answer, unbilled
 from airflow_provider_llmbatch.errors import (
     BatchInputError,
     BrokenTransferError,
@@ -121,9 +121,10 @@ class OpenAIAdapter(Adapter):
             return self._file(self._http.send(call), call)
         except UnavailableError as error:
             if form.can_repeat or not form.begun or isinstance(error, BrokenTransferError):
-                raise
-            broken = _spent(f"{error} ", error)
-        raise broken
+                problem = unbilled(error)
+            else:
+                problem = _spent(f"{error} ", error)
+        raise problem
 
     @override
     def retrieve_file(self, file_id: str) -> File:
@@ -244,8 +245,9 @@ class OpenAIAdapter(Adapter):
             # A server that does not know this path says 404 as well, but not that it is the model that is missing.
             if not self._is_openai and error.code != _NO_SUCH_MODEL:
                 raise
+            words = " ".join(dict.fromkeys(("404", error.code or "404")))
             refused = BatchInputError(
-                f"{self._http.title} does not serve the model {model!r} to this connection (404 {error.code or ''}). "
+                f"{self._http.title} does not serve the model {model!r} to this connection ({words}). "
                 "Nothing was uploaded or billed. A retry would find the same: correct the model's name, or choose a "
                 "connection that serves it.",
                 status_code=error.status_code,
@@ -278,9 +280,11 @@ class OpenAIAdapter(Adapter):
     def _pages(
         self, path: str, action: str, params: Mapping[str, str], *, page_size: int | None, limit: int | None
     ) -> Iterator[list[dict[str, JsonValue]]]:
-        """The items of a listing, a page and a call for each step; a page that brings nothing new ends it."""
+        """Every item of a listing once, a page and a call for each step; a page that leads back to an earlier one ends it."""
         remaining = limit
         cursor = dict(params)
+        followed = {cursor.get("after")}
+        seen: set[str] = set()
         while remaining is None or remaining > 0:
             size = page_size if page_size is None or remaining is None else min(page_size, remaining)
             asked = {} if size is None else {"limit": str(size)}
@@ -288,11 +292,14 @@ class OpenAIAdapter(Adapter):
             page = _json_object(self._http.send(call), action, self._http.title)
             data = page.get("data", page.get("value"))  # Azure's older versions say value
             items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+            items = [item for item in items if str(item.get("id")) not in seen]
+            seen.update(str(item.get("id")) for item in items)
             yield items if remaining is None else items[:remaining]
             remaining = None if remaining is None else remaining - len(items)
             last_id = _cursor(page, items)
-            if not page.get("has_more") or not isinstance(last_id, str) or last_id == cursor.get("after"):
+            if not page.get("has_more") or not isinstance(last_id, str) or last_id in followed:
                 return
+            followed.add(last_id)
             cursor["after"] = last_id
 
     def _file(self, body: bytes, call: Call) -> File:

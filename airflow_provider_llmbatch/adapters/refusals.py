@@ -58,12 +58,18 @@ class Answer:
     queue: QueueNumbers = field(default_factory=QueueNumbers)
 
 
-def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str], str]) -> LLMBatchError:
-    """The error for an answer that is no success."""
+def error_of(
+    answer: Answer, *, title: str, action: str, redacted: Callable[[str], str], remedy: str | None = None
+) -> LLMBatchError:
+    """The error for an answer that is no success.
+
+    :param remedy: What to do about a refusal, where that is not the usual.
+    """
     answer = replace(answer, request_id=redacted(answer.request_id) if answer.request_id else None)
     code, message = _reason(answer, redacted)
     status = answer.status_code
-    quoted = " ".join(str(part) for part in (status, code) if part) + (f": {message.rstrip('.')}" if message else "")
+    words = dict.fromkeys(str(part) for part in (status, code) if part)  # some repeat the status as their code
+    quoted = " ".join(words) + (f": {message.rstrip('.')}" if message else "")
     request_id = f", request id {answer.request_id}" if answer.request_id else ""
     asked = f"{title} was asked to {action} and answered {quoted}{request_id}."
 
@@ -100,6 +106,7 @@ def error_of(answer: Answer, *, title: str, action: str, redacted: Callable[[str
             retry_after=answer.retry_after,
         )
     kind, advice = _REFUSALS.get(status, _OTHER_REFUSAL)
+    advice = f"A retry would be refused again: {remedy}." if remedy else advice
     return kind(f"{asked} Nothing was billed. {advice}", status_code=status, code=code, request_id=answer.request_id)
 
 
@@ -115,6 +122,20 @@ def lost_answer(error: UnavailableError, what: str) -> LostAnswerError:
         status_code=error.status_code,
         code=error.code,
         request_id=error.request_id,
+    )
+
+
+def unbilled(error: UnavailableError) -> UnavailableError:
+    """The same error, of a call that costs nothing whether it was acted on or not; says so where it did not yet."""
+    if "billed" in str(error):
+        return error
+    return type(error)(
+        f"{error} Nothing was billed.",
+        status_code=error.status_code,
+        code=error.code,
+        request_id=error.request_id,
+        retry_after=error.retry_after,
+        reached=error.reached,
     )
 
 

@@ -14,7 +14,12 @@ import msgspec
 
 from airflow_provider_llmbatch.adapters.lines import split_lines
 from airflow_provider_llmbatch.core.jsonl import BOM
-from airflow_provider_llmbatch.errors import BrokenTransferError, RequestRefusedError, UnexpectedAnswerError
+from airflow_provider_llmbatch.errors import (
+    BrokenTransferError,
+    NotFoundError,
+    RequestRefusedError,
+    UnexpectedAnswerError,
+)
 from airflow_provider_llmbatch.models import Outcome, Result, ResultError, ResultResponse
 
 if TYPE_CHECKING:
@@ -26,7 +31,11 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.models import Batch
 
 _OUTCOME_OF_CODE: Final[dict[str, Outcome]] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
-_MISSING: Final = ("missing", "No result that can be read names this request.")
+_MISSING: Final[tuple[Outcome, str, str]] = (
+    "missing",
+    "missing",
+    "No result that can be read names this request.",
+)
 # What OpenAI's error file says of requests that were never run, for a provider that says nothing of them.
 _UNEXECUTED: Final[dict[str, tuple[Outcome, str, str]]] = {
     "expired": ("expired", "batch_expired", "This request was not answered before the batch expired."),
@@ -110,18 +119,31 @@ def merge_results(
     :param quick: A shorter way through a line, which takes the place of its result; ``None`` where it has none.
     :raises BrokenTransferError: Less of a result file arrived than there is; nothing is lost, a retry reads it again.
     :raises UnexpectedAnswerError: Something else than a result file arrived.
+    :raises NotFoundError: A result file is gone, and was that of a batch that was completed, or names what never ran.
     :raises LLMBatchError: A result file cannot be had.
     """
     seen: set[str] = set()
     readable = True
+    ends_untold = not adapter.names_unexecuted and batch.status != "completed"
+    # What the end of a batch says of those that no result names.
+    end = _UNEXECUTED.get(batch.status) if ends_untold else None
     for file_id in dict.fromkeys((batch.output_file_id, batch.error_file_id)):  # some servers name one file twice
         if file_id:
-            readable = (yield from _results_of_file(adapter, file_id, batch, seen, log, quick)) and readable
+            try:
+                readable = (yield from _results_of_file(adapter, file_id, batch, seen, log, quick)) and readable
+            except NotFoundError as error:
+                if not ends_untold:
+                    raise
+                # It may never have been written, but that it was deleted with answers in it is as likely.
+                end = None
+                log.warning(
+                    f"{error} {batch.id} ended as {batch.status} after it had begun: what it had answered by then is "
+                    "billed, and cannot be told from what it never began"
+                )
     # Servers that do not count send 0, so that says nothing; and who does not name what never ran may not count it.
     total = batch.request_counts.total
-    uncounted = not total or (not adapter.names_unexecuted and batch.status != "completed")
-    if ids is not None or not readable or len(seen) < total or uncounted:
-        yield from _missing(adapter, batch, seen, log, ids)
+    if ids is not None or not readable or len(seen) < total or not total or ends_untold:
+        yield from _missing(adapter, batch, seen, log, ids, end or _MISSING)
 
 
 def _results_of_file(
@@ -225,13 +247,20 @@ def _check_whole(adapter: Adapter, file_id: str, lines: _Lines, *, cut_off: bool
 
 
 def _missing(
-    adapter: Adapter, batch: Batch, seen: set[str], log: FilteringBoundLogger, ids: Iterable[str] | None
+    adapter: Adapter,
+    batch: Batch,
+    seen: set[str],
+    log: FilteringBoundLogger,
+    ids: Iterable[str] | None,
+    end: tuple[Outcome, str, str],
 ) -> Iterator[Result]:
-    """The requests that no result names, from the caller's ids, else from the input file."""
+    """The requests that no result names, from the caller's ids, else from the input file.
+
+    :param end: Outcome of each, with code and message of its error.
+    """
     count = 0
     gone = not batch.input_file_id
-    untold = None if adapter.names_unexecuted else _UNEXECUTED.get(batch.status)
-    outcome, code, why = untold or ("missing", *_MISSING)
+    outcome, code, why = end
     total = batch.request_counts.total if ids is None else 0
     if ids is None:
         ids = _ids_of_input(adapter, batch.input_file_id) if batch.input_file_id else ()

@@ -143,6 +143,7 @@ class JobRun:
                 await self._follow()
                 await self._finish()
         except (InputError, StorageRefusedError) as error:
+            (self._place.store.uploads / self.job.file_id).unlink(missing_ok=True)  # as much as was read of the input
             self._end("FAILED", error=(_INVALID_ARGUMENT, str(error)))
         self._forget_files()
 

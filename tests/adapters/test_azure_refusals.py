@@ -11,6 +11,7 @@ from support.azure_answers import answer
 from support.fault_proxy import Answer
 
 from airflow_provider_llmbatch.adapters.azure import AzureAdapter, AzureSettings
+from airflow_provider_llmbatch.adapters.entra import EntraAuthorization, Identity
 from airflow_provider_llmbatch.adapters.http import TransportSettings
 from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
@@ -155,3 +156,12 @@ def test_looks_of_a_triggerer_are_made_once(
     with pytest.raises(UnavailableError):
         connect_azure(transport=TransportSettings(max_attempts=1)).retrieve_batch("batch_1")
     assert (len(canned.requests), sleeps) == (1, [])
+
+
+def test_what_to_mend_when_a_token_is_not_accepted_is_the_identity_and_no_key() -> None:
+    identity = Identity("client secret", "my-tenant", "my-client", "secret-words")
+    authorization = EntraAuthorization(identity, "https://ai.azure.com/.default", TransportSettings())
+    assert authorization.remedy == (
+        "mend the connection's client secret (client my-client, tenant my-tenant), or its scope, "
+        "https://ai.azure.com/.default"
+    )

@@ -143,8 +143,17 @@ def test_json_that_is_no_batch_names_what_is_wrong(connect: Connect, canned: Fau
 def test_a_listing_that_repeats_its_page_ends(connect: Connect, canned: FaultProxy) -> None:
     page = json.dumps({"object": "list", "data": [BATCH], "has_more": True}).encode()
     canned.rule("GET", "/batches$", Answer(200, page), times=None)
-    assert [batch.id for batch in connect(canned.url).list_batches()] == ["batch_1", "batch_1"]
+    assert [batch.id for batch in connect(canned.url).list_batches()] == ["batch_1"]
     assert [request.path for request in canned.requests] == ["/batches?limit=100", "/batches?after=batch_1&limit=100"]
+
+
+def test_a_listing_that_leads_round_in_a_circle_ends_with_each_batch_once(connect: Connect, canned: FaultProxy) -> None:
+    for _ in range(2):
+        for names in (("1", "2"), ("3", "4"), ("5", "2")):
+            data = [{**BATCH, "id": f"batch_{name}"} for name in names]
+            canned.rule("GET", "/batches$", Answer(200, json.dumps({"data": data, "has_more": True}).encode()))
+    listed = [batch.id for batch in connect(canned.url).list_batches()]
+    assert listed == ["batch_1", "batch_2", "batch_3", "batch_4", "batch_5"]
 
 
 @pytest.mark.parametrize("page", [{"data": None}, {}, {"data": [], "has_more": True}, {"data": ["no object"]}])

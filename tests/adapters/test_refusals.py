@@ -25,6 +25,9 @@ from airflow_provider_llmbatch.errors import (
 
 AGAIN = "A retry would be refused again:"
 BILLING = f"The account is out of money or over its budget. Nothing was billed. {AGAIN} mend the provider's billing."
+GONE = (
+    "Nothing was billed. A retry would not find it either: it was deleted, has expired, or belongs to another account."
+)
 OUTAGE = "That is an outage on its side. A retry may succeed."
 REFUSED = f"Nothing was billed. {AGAIN} mend what was asked for."
 SECRET = "sk-secret-0123456789"
@@ -61,10 +64,7 @@ def body(code: str | None = None, message: str | None = None) -> bytes:
             Answer(404, b""),
             NotFoundError,
             "404",
-            (
-                "Nothing was billed. A retry would not find it either: it was deleted, has expired, or belongs to "
-                "another account."
-            ),
+            GONE,
         ),
         (
             Answer(407, b""),
@@ -72,6 +72,8 @@ def body(code: str | None = None, message: str | None = None) -> bytes:
             "407",
             f"Nothing was billed. {AGAIN} mend user and password of the connection's proxy.",
         ),
+        (Answer(404, json.dumps({"error": {"code": 404}}).encode()), NotFoundError, "404", GONE),
+        (Answer(400, body("400", "No.")), RequestRefusedError, "400: No", REFUSED),
         (Answer(413, b""), RequestRefusedError, "413", f"Nothing was billed. {AGAIN} split the input."),
         (Answer(402, b""), QuotaExceededError, "402", BILLING),
         (Answer(429, body("insufficient_quota")), QuotaExceededError, "429 insufficient_quota", BILLING),

@@ -166,6 +166,8 @@ def test_tokens_of_attempts_that_were_refused_stay_secrets() -> None:
 
         def refused(self) -> None: ...
 
+        remedy = "mend it"
+
     client = HttpClient(
         "http://127.0.0.1", title="T", headers={}, settings=TransportSettings(), authorization=Renewed()
     )

@@ -22,6 +22,7 @@ import pytest
 import structlog
 from support.adapter_contract import CHAT, AdapterContract, chat_line, unique_name, until_ended
 from support.fault_proxy import Answer, FaultProxy, LoseAnswer, fault_proxy
+from support.plain_http import NO_TLS
 from support.server import RunningServer, running_server
 from support.task import adapters_closed, connect
 from typing_extensions import override
@@ -102,7 +103,7 @@ def litellm_proxy(python: str, upstream_url: str, upstream_key: str, folder: Pat
             stderr=log,
         )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not _answers(f"http://127.0.0.1:{port}/health/liveliness"):
             assert process.poll() is None, (folder / "proxy.log").read_text()[-2_000:]
             assert time.monotonic() < deadline, "LiteLLM's proxy did not start"
@@ -119,7 +120,7 @@ def litellm_proxy(python: str, upstream_url: str, upstream_key: str, folder: Pat
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=1).is_success
+        return httpx.get(url, timeout=1, verify=NO_TLS).is_success
     except httpx.TransportError:
         return False
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from support.batch_server import serving
 from support.fault_proxy import Answer, LoseAnswer, fault_proxy
-from support.server import running_server
 from support.stores import FileStore
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
@@ -21,14 +21,15 @@ from airflow_provider_llmbatch.errors import (
     NotFoundError,
     RequestRefusedError,
 )
+from airflow_provider_llmbatch.server.engines.echo import EchoEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic import JsonValue
+    from support.batch_server import Client
     from support.fault_proxy import FaultProxy
-    from support.server import RunningServer
 
     from airflow_provider_llmbatch.models import Batch
 
@@ -39,19 +40,19 @@ CLEARED = Attempt(try_number=3, max_tries=4, was_cleared=True)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
-    with running_server(tmp_path / "server") as running:
+def server(tmp_path: Path) -> Iterator[Client]:
+    with serving(tmp_path / "server", EchoEngine()) as running:
         yield running
 
 
 @pytest.fixture
-def proxy(server: RunningServer) -> Iterator[FaultProxy]:
+def proxy(server: Client) -> Iterator[FaultProxy]:
     with fault_proxy(server.url) as running:
         yield running
 
 
 @pytest.fixture
-def adapter(server: RunningServer, proxy: FaultProxy) -> Iterator[OpenAIAdapter]:
+def adapter(server: Client, proxy: FaultProxy) -> Iterator[OpenAIAdapter]:
     running = OpenAIAdapter(OpenAISettings(api_key=server.api_key, base_url=proxy.url))
     yield running
     running.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from core.test_results import INPUT, OUTPUT, Files, batch_of, good, merged, request
+from core.test_results import INPUT, NO_LINE, OUTPUT, Files, batch_of, good, merged, request
+
+from airflow_provider_llmbatch.errors import NotFoundError
 
 
 class FilesOfVertex(Files):
@@ -46,3 +48,26 @@ def test_a_download_that_was_checked_already_is_not_checked_again() -> None:
     files = FilesOfVertex({INPUT: request("a"), OUTPUT: b"no line at all"}, {OUTPUT: 99})
     results, _ = merged(files, batch_of(1, error_file_id=None))
     assert [result["outcome"] for result in results] == ["missing"]
+
+
+@pytest.mark.parametrize("status", ["cancelled", "expired", "failed"])
+def test_a_result_file_that_is_gone_does_not_say_that_nothing_ran(status: str) -> None:
+    files = FilesOfVertex({INPUT: request("a") + request("b"), OUTPUT: NotFoundError("No predictions.")})
+    results, warned = merged(files, batch_of(2, error_file_id=None, status=status))
+    assert [(row["custom_id"], row["outcome"], row["error"]) for row in results] == [
+        ("a", "missing", NO_LINE),
+        ("b", "missing", NO_LINE),
+    ]
+    assert warned == [
+        (
+            f"No predictions. batch_1 ended as {status} after it had begun: what it had answered by then is billed, "
+            "and cannot be told from what it never began"
+        ),
+        "2 requests have no result of batch_1 that can be read: their outcome is missing",
+    ]
+
+
+@pytest.mark.parametrize(("files", "status"), [(Files, "cancelled"), (FilesOfVertex, "completed")])
+def test_a_result_file_that_is_gone_is_an_error_where_it_must_be_there(files: type[Files], status: str) -> None:
+    with pytest.raises(NotFoundError):
+        merged(files({OUTPUT: NotFoundError("gone")}), batch_of(2, error_file_id=None, status=status))

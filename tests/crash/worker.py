@@ -7,19 +7,25 @@ provider.
 
 With ``WORKER_BUCKET`` and ``WORKER_STORAGE`` in its environment it calls Vertex AI, and KEY is the path of a key.
 Prints the batch id if it lives to the end, and the number of steps that it took.
+
+Without arguments it imports everything once and forks a worker for each line on its standard input, a JSON list of
+arguments; it answers with the worker's exit code, and what that one said is in ``stdout`` and ``stderr`` beside LEDGER.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from support.stores import FileStore
 
+from airflow_provider_llmbatch.adapters.http import ssl_context
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.adapters.vertex.adapter import VertexAdapter
 from airflow_provider_llmbatch.adapters.vertex.credentials import Identity
@@ -90,6 +96,30 @@ def main(url: str, key: str, ledger: str, source: str, try_number: str, kill_at:
     print(batch.id, steps.taken)  # noqa: T201 - what the test reads
 
 
+def forked(arguments: list[str]) -> int:
+    """The exit code of a worker in a process of its own."""
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                with Path(arguments[2]).with_name(stream.name.strip("<>")).open("wb") as said:
+                    os.dup2(said.fileno(), stream.fileno())
+            main(*arguments)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the exit code tells, and the child must never read the next line
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    main(*sys.argv[1:])
+    if sys.argv[1:]:
+        main(*sys.argv[1:])
+    ssl_context(None)  # once, since it takes a while
+    for line in () if sys.argv[1:] else sys.stdin:
+        print(forked(json.loads(line)), flush=True)  # noqa: T201 - what the test reads

@@ -1,6 +1,7 @@
 """The demo as a newcomer runs it, in real processes.
 
-Measured on two idle cores: the whole demo 30 s, the interrupted one 15 s, the engine echo 8 s, the early end 1 s.
+Measured on two idle cores: the whole demo 30 s, the interrupted one 15 s, those with the engine echo 8 s, the early
+end 1 s.
 """
 
 from __future__ import annotations
@@ -167,16 +168,23 @@ def test_the_demo_ends_its_children_however_early_it_is_told_to_end(home: Path) 
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
 
 
+def assert_no_model_answered(demo: RunningDemo, code: int) -> None:
+    """The run came to its end, and since echo's answers are no labels, there is no accuracy but a failure."""
+    assert code == 1, demo.text
+    assert "The demo failed. 64 answers were made by the engine echo, which is no model" in demo.text
+    assert "demo.log" in demo.text
+    assert " right" not in demo.text
+
+
 def test_the_same_dag_runs_through_azures_face_and_only_its_connection_is_another(home: Path) -> None:
     with running_demo(home, "--engine", "echo", "--provider", "azure") as demo:
         demo.read_until("DAG nightly_batch_inference")
         children = demo.children()
-        demo.end()
+        code = demo.end()
     assert re.search(r"Batch server +http://127\.0\.0\.1:\d+/openai/v1, as Azure OpenAI +ready\n", demo.text)
     assert "DAG nightly_batch_inference, through a connection of the type llmbatch_azure\n" in demo.text
     assert re.search(r"classify +batch_\S+ +█{20} 64/64  0 failed +\d+\.\d s\n", demo.text)
-    # The run came to its end; echo's answers are no labels, which another test is about.
-    assert "The demo failed. 64 answers were made by the engine echo" in demo.text
+    assert_no_model_answered(demo, code)
     assert_nothing_is_left(demo, children)
 
 
@@ -184,23 +192,11 @@ def test_the_same_dag_runs_through_vertexs_face_beside_a_cloud_storage_of_its_ow
     with running_demo(home, "--engine", "echo", "--provider", "vertex") as demo:
         demo.read_until("DAG nightly_batch_inference")
         children = demo.children()
-        demo.end()
+        code = demo.end()
     assert len(children) == 3
     assert re.search(r"Batch server +http://127\.0\.0\.1:\d+, as Vertex AI +ready\n", demo.text)
     assert "DAG nightly_batch_inference, through a connection of the type llmbatch_vertex\n" in demo.text
     assert re.search(r"classify +\d{14}… +█{20} 64/64  0 failed +\d+\.\d s\n", demo.text)
     # Gemini's answers have no fingerprint, by which another API's tell a test engine from a model.
-    assert "The demo failed. 64 answers were made by the engine echo" in demo.text
-    assert_nothing_is_left(demo, children)
-
-
-def test_answers_that_no_model_made_give_no_accuracy_but_a_failure(home: Path) -> None:
-    with running_demo(home, "--engine", "echo") as demo:
-        demo.read_until("Airflow 3")
-        children = demo.children()
-        code = demo.end()
-    assert code == 1, demo.text
-    assert "The demo failed. 64 answers were made by the engine echo, which is no model" in demo.text
-    assert "demo.log" in demo.text
-    assert " right" not in demo.text
+    assert_no_model_answered(demo, code)
     assert_nothing_is_left(demo, children)

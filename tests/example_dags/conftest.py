@@ -59,10 +59,17 @@ def foreign_batch(echo_server: RunningServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def examples(
-    echo_server: RunningServer, foreign_batch: str, output: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Told:
-    """Every example, run once in a real Airflow, in a process and a home of its own."""
+def runs(
+    echo_server: RunningServer,
+    azure_server: RunningServer,
+    foreign_batch: str,
+    output: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Told]:
+    """Every example once, and the nightly one once more on Azure, in a real Airflow.
+
+    One process and home for all, since Airflow takes ten seconds to begin.
+    """
     confs = {
         "nightly_batch_inference": {"output": output.as_uri()},
         "async_tasks": {"output": output.as_uri()},
@@ -73,48 +80,50 @@ def examples(
         },
         "count_labels": {},
     }
-    home = tmp_path_factory.mktemp("airflow_home")
-    return _run_once(confs, "llmbatch_openai", echo_server, home, lineage=output / "lineage.jsonl")
+    on_azure = {"nightly_batch_inference": {"output": (output / "azure").as_uri()}}
+    pairs = [
+        (_connection("llmbatch_openai", echo_server), confs),
+        (_connection("llmbatch_azure", azure_server), on_azure),
+    ]
+    return _run(pairs, tmp_path_factory.mktemp("airflow_home"), lineage=output / "lineage.jsonl")
 
 
 @pytest.fixture(scope="session")
-def lineage(examples: Told, output: Path) -> list[Told]:
+def lineage(runs: list[Told], output: Path) -> list[Told]:
     """The events that OpenLineage's provider sent meanwhile."""
-    del examples
+    del runs
     return [json.loads(line) for line in (output / "lineage.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="session")
-def nightly_on_azure(azure_server: RunningServer, output: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """The nightly example once more, as it is, with a connection to Azure OpenAI: 15 s."""
-    confs = {"nightly_batch_inference": {"output": (output / "azure").as_uri()}}
-    told = _run_once(confs, "llmbatch_azure", azure_server, tmp_path_factory.mktemp("airflow_home"))
-    run: Told = told["nightly_batch_inference"]
+def examples(runs: list[Told]) -> Told:
+    """Every example, run once."""
+    return runs[0]
+
+
+@pytest.fixture(scope="session")
+def nightly_on_azure(runs: list[Told]) -> Told:
+    """The nightly example once more, as it is, with a connection to Azure OpenAI."""
+    run: Told = runs[1]["nightly_batch_inference"]
     return run
 
 
-def _run_once(
-    confs: dict[str, dict[str, str]], conn_type: str, server: RunningServer, home: Path, *, lineage: Path | None = None
-) -> Told:
-    connection = {
-        "conn_type": conn_type,
-        "host": server.url,
-        "password": server.api_key,
-        "extra": {"listing_lag": 0},
-    }
+def _connection(conn_type: str, server: RunningServer) -> dict[str, object]:
+    return {"conn_type": conn_type, "host": server.url, "password": server.api_key, "extra": {"listing_lag": 0}}
+
+
+def _run(pairs: list[tuple[dict[str, object], dict[str, dict[str, str]]]], home: Path, *, lineage: Path) -> list[Told]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
-    if lineage is not None:
-        transport = {"type": "file", "log_file_path": str(lineage), "append": True}
-        variables["AIRFLOW__OPENLINEAGE__TRANSPORT"] = json.dumps(transport)
+    transport = {"type": "file", "log_file_path": str(lineage), "append": True}
+    variables["AIRFLOW__OPENLINEAGE__TRANSPORT"] = json.dumps(transport)
     script = Path(__file__).with_name("run_once.py")
     done = subprocess.run(
-        [sys.executable, script, EXAMPLE_DAGS, json.dumps(confs), home / "told.json"],
+        [sys.executable, script, EXAMPLE_DAGS, json.dumps(pairs), home / "told.json"],
         env={
             **variables,
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW_CONN_LLMBATCH_DEFAULT": json.dumps(connection),
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         },
@@ -124,5 +133,5 @@ def _run_once(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    told: Told = json.loads((home / "told.json").read_text())
+    told: list[Told] = json.loads((home / "told.json").read_text())
     return told

@@ -1,23 +1,24 @@
-"""Loads the examples as Airflow does, runs each once with ``dag.test()``; started by the tests as a process of its own.
+"""Loads the examples as Airflow does, and runs them with ``dag.test()``; started by the tests as a process of its own.
 
-Writes a JSON file: what was loaded, and how the runs and their tasks ended.
+Arguments: the DAG folder; a JSON list of pairs, each a default connection and what to run with it (from a DAG's id to
+its conf); and a path. There goes a JSON list: for each pair what was loaded, and how the runs and their tasks ended.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
 from airflow.utils.db import initdb
 
-if __name__ == "__main__":
-    folder, confs, answer = sys.argv[1:]
-    initdb()
-    bag = DagBag(folder)
+
+def run(bag: DagBag, confs: dict[str, Any]) -> dict[str, object]:
     told: dict[str, object] = {"import_errors": bag.import_errors, "dags": sorted(bag.dags)}
-    for dag_id, conf in json.loads(confs).items() if not bag.import_errors else ():
+    for dag_id, conf in confs.items() if not bag.import_errors else ():
         dag = bag.dags[dag_id]
         of_dag = {
             "upstream": {task.task_id: sorted(task.upstream_task_ids) for task in dag.tasks},
@@ -39,4 +40,14 @@ if __name__ == "__main__":
             "tasks": {name if index < 0 else f"{name}_{index}": state for (name, index), state in states.items()}
         }
         told[dag_id] = of_dag
+    return told
+
+
+if __name__ == "__main__":
+    folder, pairs, answer = sys.argv[1:]
+    initdb()
+    told = []
+    for connection, confs in json.loads(pairs):
+        os.environ["AIRFLOW_CONN_LLMBATCH_DEFAULT"] = json.dumps(connection)
+        told.append(run(DagBag(folder), confs))
     Path(answer).write_text(json.dumps(told))

@@ -250,13 +250,20 @@ def test_a_passing_fault_in_an_upload_and_a_creation_leaves_exactly_one_of_each(
         (
             Answer(500, b'{"error": {"message": "Oops."}}'),
             UnavailableError,
-            "answered 500: Oops. That is an outage on its side. A retry may succeed.",
+            "answered 500: Oops. That is an outage on its side. A retry may succeed. Nothing was billed.",
         ),
-        (Drop(after_bytes=1), UnavailableError, "It may have acted on the call all the same. A retry may succeed."),
+        (
+            Drop(after_bytes=1),
+            UnavailableError,
+            "It may have acted on the call all the same. A retry may succeed. Nothing was billed.",
+        ),
         (
             PAGE,
             UnexpectedAnswerError,
-            "a wrong base URL. A retry helps only if that is passing; else mend the connection's base URL.",
+            (
+                "a wrong base URL. A retry helps only if that is passing; else mend the connection's base URL. Nothing "
+                "was billed."
+            ),
         ),
     ],
     ids=["500", "reset", "page"],

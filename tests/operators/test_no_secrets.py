@@ -1,4 +1,4 @@
-"""Everything that a real run writes is searched for the API key: home, database, logs, results, both streams."""
+"""Everything that real runs write is searched for the API key: home, database, logs, results, both streams."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperato
 from airflow_provider_llmbatch.operators.file import LLMBatchCreateFileOperator
 from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
 
-with DAG("pipeline", schedule=None):
+with DAG({dag_id!r}, schedule=None, default_args={{"llmbatch_conn_id": {dag_id!r}}}):
     file = LLMBatchCreateFileOperator(task_id="create_file", source={source!r}, retries=0)
     batch = LLMBatchCreateBatchOperator(
         task_id="create_batch", input_file_id=file.output, metadata={{"of": "scan"}}, deferrable=True,
@@ -51,9 +51,12 @@ with DAG("pipeline", schedule=None):
 
 
 class Written(NamedTuple):
-    """What a run left: every file below its folder, and its streams."""
+    """What the runs left: every file below their folder, and their streams.
 
-    state: str
+    :param states: How each DAG's run ended.
+    """
+
+    states: dict[str, str]
     folder: Path
     streams: bytes
 
@@ -76,16 +79,26 @@ def places_of(secret: str, written: Written) -> list[str]:
     return [name for name, content in written.texts() if any(form in content for form in forms)]
 
 
-def run_pipeline(folder: Path, url: str, api_key: str) -> Written:
-    home, dags = folder / "airflow_home", folder / "dags"
-    dags.mkdir()
+def add_pipeline(dags: Path, dag_id: str, folder: Path) -> None:
+    folder.mkdir()
     source, destination = folder / "requests.jsonl", folder / "results.jsonl"
     source.write_text(json.dumps(LINE) + "\n")
     records, output = folder / "records.jsonl", folder / "output"
     records.write_text(json.dumps({"text": PROMPT}) + "\n")
     places = {"source": source, "destination": destination, "records": records, "output": output}
-    (dags / "pipeline.py").write_text(PIPELINE.format(**{name: str(place) for name, place in places.items()}))
-    connection = {"conn_type": "llmbatch_openai", "host": url, "password": api_key, "extra": {"listing_lag": 0}}
+    code = PIPELINE.format(dag_id=dag_id, **{name: str(place) for name, place in places.items()})
+    (dags / f"{dag_id}.py").write_text(code)
+
+
+def run_pipelines(folder: Path, url: str, keys: dict[str, str]) -> Written:
+    """One DAG, connection and folder for each key, all in one process, since Airflow takes ten seconds to begin."""
+    home, dags = folder / "airflow_home", folder / "dags"
+    dags.mkdir()
+    connections = {}
+    for name, key in keys.items():
+        add_pipeline(dags, name, folder / name)
+        connection = {"conn_type": "llmbatch_openai", "host": url, "password": key, "extra": {"listing_lag": 0}}
+        connections[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW"))}
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("run_pipeline.py"), dags],
@@ -96,18 +109,19 @@ def run_pipeline(folder: Path, url: str, api_key: str) -> Written:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             # At DEBUG Airflow's own supervisor logs each secret that it is told to mask (3.3.2, supervisor.py).
             "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow_provider_llmbatch=DEBUG, httpx=DEBUG, httpcore=DEBUG",
-            "AIRFLOW_CONN_LLMBATCH_DEFAULT": json.dumps(connection),
+            **connections,
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:].decode()
-    [state] = [line for line in done.stdout.decode().splitlines() if line.startswith("state=")]
-    return Written(state.removeprefix("state="), folder, re.sub(AIRFLOWS_OWN, b"", done.stdout))
+    lines = [line.partition("=") for line in done.stdout.decode().splitlines()]
+    states = {name: state for name, _, state in lines if name in keys}
+    return Written(states, folder, re.sub(AIRFLOWS_OWN, b"", done.stdout))
 
 
 @pytest.fixture(scope="module")
@@ -117,40 +131,36 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def succeeded(url: str, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    return run_pipeline(tmp_path_factory.mktemp("succeeded"), url, KEY)
+def written(url: str, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    return run_pipelines(tmp_path_factory.mktemp("written"), url, {"accepted": KEY, "refused": WRONG_KEY})
 
 
-@pytest.fixture(scope="module")
-def failed(url: str, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    return run_pipeline(tmp_path_factory.mktemp("failed"), url, WRONG_KEY)
+def test_a_run_that_succeeds_writes_its_key_nowhere(written: Written) -> None:
+    assert written.states["accepted"] == "success"
+    assert (written.folder / "accepted" / "results.jsonl").read_text().count('"outcome":"succeeded"') == 1
+    assert places_of(KEY, written) == []
 
 
-def test_a_run_that_succeeds_writes_its_key_nowhere(succeeded: Written) -> None:
-    assert succeeded.state == "success"
-    assert (succeeded.folder / "results.jsonl").read_text().count('"outcome":"succeeded"') == 1
-    assert places_of(KEY, succeeded) == []
+def test_a_run_whose_key_is_refused_writes_it_nowhere(written: Written) -> None:
+    assert written.states["refused"] == "failed"
+    assert b"mend the key in the connection" in written.streams
+    assert places_of(WRONG_KEY, written) == []
 
 
-def test_a_run_whose_key_is_refused_writes_it_nowhere(failed: Written) -> None:
-    assert failed.state == "failed"
-    assert b"mend the key in the connection" in failed.streams
-    assert places_of(WRONG_KEY, failed) == []
-
-
-def test_prompts_and_answers_are_in_the_input_and_the_results_only(succeeded: Written) -> None:
-    assert [re.sub("/data/[^/]+/", "/data/*/", place) for place in places_of(PROMPT, succeeded)] == [
-        "output/data/*/part-00000.jsonl",
-        "records.jsonl",
-        "requests.jsonl",
-        "results.jsonl",
+def test_prompts_and_answers_are_in_the_input_and_the_results_only(written: Written) -> None:
+    places = [re.sub("/data/[^/]+/", "/data/*/", place) for place in places_of(PROMPT, written)]
+    assert [place for place in places if not place.startswith("refused/")] == [
+        "accepted/output/data/*/part-00000.jsonl",
+        "accepted/records.jsonl",
+        "accepted/requests.jsonl",
+        "accepted/results.jsonl",
     ]
 
 
-def test_the_search_reaches_the_database_with_its_xcoms_dags_and_rendered_fields(succeeded: Written) -> None:
-    result = json.loads((succeeded.folder / "results.jsonl").read_text())
+def test_the_search_reaches_the_database_with_its_xcoms_dags_and_rendered_fields(written: Written) -> None:
+    result = json.loads((written.folder / "accepted" / "results.jsonl").read_text())
     assert result["custom_id"] == "a"
-    found = {name: places_of(name, succeeded) for name in ("create_batch", "output_file_id", "input_file_id")}
+    found = {name: places_of(name, written) for name in ("create_batch", "output_file_id", "input_file_id")}
     assert {name: "airflow_home/airflow.db" in places for name, places in found.items()} == dict.fromkeys(found, True)
 
 

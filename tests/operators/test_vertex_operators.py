@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_deferred_wait_ends_with_the_job_and_resumes(source: Path, kind: str, 
         task = LLMBatchCreateBatchOperator(task_id="wait", input_file_id=file_id, deferrable=True, **POLLING)
     else:
         batch_id, _ = batch_of(file_id, wait=False)
-        running = {"name": batch_id, "state": "JOB_STATE_RUNNING", "createTime": "2026-11-24T01:00:00Z"}
+        running = {"name": batch_id, "state": "JOB_STATE_RUNNING", "createTime": datetime.now(UTC).isoformat()}
         proxy.rule("GET", batch_id, Answer(200, json.dumps(running).encode()))
         task = LLMBatchSensor(task_id="wait", batch_id=batch_id, deferrable=True, **POLLING)
     context, instance = context_of(task, TaskInstance(task_id="wait", run_id=uuid.uuid4().hex))

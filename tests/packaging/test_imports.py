@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import subprocess
 import sys
-
-import pytest
 
 import airflow_provider_llmbatch
 
@@ -36,14 +35,19 @@ for module in sys.argv[1:]:
     importlib.import_module(module)
 """
 
+# Forked, since importing Airflow takes seconds: each package finds that and nothing else.
 NEW_MODULES = """
-import sys
+import importlib, json, os, sys
 import airflow.sdk
 before = set(sys.modules)
-importlib = __import__("importlib")
-for module in sys.argv[1:]:
-    importlib.import_module(module)
-print(*sorted(set(sys.modules) - before), sep="\\n")
+for package in sys.argv[1:]:
+    if not os.fork():
+        for module in json.loads(package):
+            importlib.import_module(module)
+        print(json.dumps(sorted(set(sys.modules) - before)), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(1)
 """
 
 
@@ -83,12 +87,11 @@ def test_the_hook_would_not_so_the_blocker_works() -> None:
     assert "ModuleNotFoundError: blocked: airflow" in imported.stderr
 
 
-@pytest.mark.parametrize("package", ["operators", "sensors", "triggers", "hooks", "links"])
-def test_importing_what_dags_use_brings_no_sdk_and_no_server(package: str) -> None:
-    imported = run(NEW_MODULES, modules_below(f"airflow_provider_llmbatch.{package}"))
+def test_importing_what_dags_use_brings_no_sdk_and_no_server() -> None:
+    packages = [f"airflow_provider_llmbatch.{name}" for name in ("operators", "sensors", "triggers", "hooks", "links")]
+    imported = run(NEW_MODULES, [json.dumps(modules_below(package)) for package in packages])
     assert imported.returncode == 0, imported.stderr
-    loaded = imported.stdout.split()
-    assert f"airflow_provider_llmbatch.{package}" in loaded
+    loaded = dict(zip(packages, map(json.loads, imported.stdout.splitlines()), strict=True))
     heavy = (
         "openai",
         "google.cloud",
@@ -100,7 +103,9 @@ def test_importing_what_dags_use_brings_no_sdk_and_no_server(package: str) -> No
         "xllamacpp",
         "genai_prices",
     )
-    assert [name for name in loaded if name.startswith(heavy)] == []
+    for package, names in loaded.items():
+        assert package in names
+        assert (package, [name for name in names if name.startswith(heavy)]) == (package, [])
 
 
 def test_a_dag_file_loads_no_lineage_no_notifier_and_none_of_what_a_run_tells() -> None:
@@ -112,7 +117,7 @@ def test_a_dag_file_loads_no_lineage_no_notifier_and_none_of_what_a_run_tells() 
         "sensors.batch",
         "decorators.run",
     )
-    imported = run(NEW_MODULES, [f"airflow_provider_llmbatch.{name}" for name in modules])
+    imported = run(NEW_MODULES, [json.dumps([f"airflow_provider_llmbatch.{name}" for name in modules])])
     assert imported.returncode == 0, imported.stderr
     off = (
         "openlineage",
@@ -121,7 +126,8 @@ def test_a_dag_file_loads_no_lineage_no_notifier_and_none_of_what_a_run_tells() 
         "airflow.sdk.bases.notifier",
         "airflow_provider_llmbatch.",
     )
-    loaded = [name for name in imported.stdout.split() if name.startswith(off)]
+    [names] = map(json.loads, imported.stdout.splitlines())
+    loaded = [name for name in names if name.startswith(off)]
     ours = ("core.events", "core.run.manifest", "notifications.batch_event", "operators.openlineage")
     assert [name for name in loaded if not name.startswith("airflow_provider_llmbatch.")] == []
     assert [name for name in ours if f"airflow_provider_llmbatch.{name}" in loaded] == []

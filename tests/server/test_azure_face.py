@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from support.batch_server import ScriptedEngine, chat_line, jsonl
+from support.plain_http import NO_TLS
 from support.server import RunningServer, running_server
 
 from airflow_provider_llmbatch.server.__main__ import main
@@ -36,6 +37,7 @@ class Azure:
             params={"api-version": version} if version else None,
             headers={"api-key": server.api_key},
             trust_env=False,
+            verify=NO_TLS,
             timeout=30,
         )
 

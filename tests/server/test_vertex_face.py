@@ -180,6 +180,7 @@ def test_an_input_that_cannot_be_read_fails_the_job(vertex: Vertex, content: byt
     assert (failed["state"], failed["error"]["code"]) == ("JOB_STATE_FAILED", 3)
     assert words in failed["error"]["message"]
     assert "outputInfo" not in failed
+    assert list((vertex.data_dir / "uploads").iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", [f"gs://{BUCKET}/nothing.jsonl", "gs://no-such-bucket/in.jsonl"])

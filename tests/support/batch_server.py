@@ -17,6 +17,7 @@ from airflow_provider_llmbatch.server.app import create_app
 from airflow_provider_llmbatch.server.engines.base import Answer, Engine
 from airflow_provider_llmbatch.server.engines.echo import EchoEngine
 from airflow_provider_llmbatch.server.store import Store
+from support.plain_http import NO_TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -54,8 +55,10 @@ class Client:
     """Plain calls, as anybody may make them."""
 
     def __init__(self, url: str, api_key: str = _KEY) -> None:
+        self.url = url
+        self.api_key = api_key
         headers = {"Authorization": f"Bearer {api_key}"}
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False, verify=NO_TLS)
 
     def upload(self, content: bytes, *, name: str = "in.jsonl", **fields: str) -> httpx.Response:
         return self.http.post("/files", data={"purpose": "batch", **fields}, files={"file": (name, content)})

@@ -28,10 +28,11 @@ def request_of(
     drop: Iterable[str] = (),
     budgets: Mapping[str, int] | None = None,
     custom_id: str = "row-1",
+    default_model: str | None = None,
     **body: Any,
 ) -> dict[str, Any]:
     """The request of Gemini's line for one of OpenAI's."""
-    settings = MappingSettings(frozenset(drop), budgets or {})
+    settings = MappingSettings(frozenset(drop), budgets or {}, default_model)
     line = RequestMapping(settings).line(chat_line(custom_id, **body))
     mapped: dict[str, Any] = json.loads(line)
     assert list(mapped) == ["request"]

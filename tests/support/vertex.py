@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from support.plain_http import NO_TLS
 from support.server import RunningServer, running_server
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Vertex:
 @contextmanager
 def calling(server: RunningServer, storage: RunningStorage) -> Iterator[Vertex]:
     headers = {"Authorization": f"Bearer {server.api_key}"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=30, trust_env=False) as http:
+    with httpx.Client(base_url=server.url, headers=headers, timeout=30, trust_env=False, verify=NO_TLS) as http:
         yield Vertex(http, storage, server.data_dir)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from functools import cached_property
+from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from airflow_provider_llmbatch.adapters.vertex.jobs import (
     metadata_problem,
 )
 from airflow_provider_llmbatch.adapters.vertex.location import JobName, api_url_of, parent_of
-from airflow_provider_llmbatch.adapters.vertex.storage import Bucket
+from airflow_provider_llmbatch.adapters.vertex.storage import SERVICE_AGENT, Bucket
 from airflow_provider_llmbatch.errors import (
     AccessRefusedError,
     BatchInputError,
@@ -85,6 +86,7 @@ class VertexAdapter(Adapter):
             headers={},
             settings=settings.transport,
             authorization=self._authorization,
+            rights=_rights(settings),
         )
         self._creation = JobCreation(self._api_url, self._http, self._authorization, settings.transport)
 
@@ -120,6 +122,8 @@ class VertexAdapter(Adapter):
     def create_file(
         self, stream: BinaryIO, *, filename: str, purpose: str = "batch", expires_after: int | None = None
     ) -> File:
+        if purpose == "batch":
+            self._parent  # noqa: B018 - without a project, no batch could be created of what would be uploaded
         return self._files.create(stream, filename=filename, purpose=purpose, expires_after=expires_after)
 
     @override
@@ -249,11 +253,11 @@ class VertexAdapter(Adapter):
         if isinstance(error, NotFoundError):
             elsewhere = "" if self._settings.location == "global" else ' Newer models are often only in "global".'
             more = f" No batch was created. Is {model} offered in {self._settings.location!r}?{elsewhere}"
-        elif isinstance(error, AccessRefusedError) or error.code == "FAILED_PRECONDITION":
+        elif error.status_code == HTTPStatus.FORBIDDEN or error.code == "FAILED_PRECONDITION":
             more = (
-                f" No batch was created. Besides the identity (roles/aiplatform.user), Vertex AI's service agent "
-                f"(service-PROJECT_NUMBER@gcp-sa-aiplatform.iam.gserviceaccount.com) must be allowed to read and write "
-                f"{self._bucket.uri('')}, and the bucket must lie where {self._settings.location!r} can use it."
+                f" No batch was created. Besides the identity, Vertex AI's service agent {SERVICE_AGENT} needs the "
+                f"role Storage Object Admin (roles/storage.objectAdmin) on {self._bucket.uri('')}, and the bucket must "
+                f"lie where {self._settings.location!r} can use it."
             )
         return type(error)(
             f"{error}{more}", status_code=error.status_code, code=error.code, request_id=error.request_id
@@ -278,11 +282,15 @@ class VertexAdapter(Adapter):
         self, params: Mapping[str, str], *, after: str | None = None, limit: int | None = None
     ) -> Iterator[Batch]:
         remaining, begun = limit, after is None
+        seen: set[str] = set()
         if remaining == 0:
             return
         for jobs in self._pages(params, size=limit if begun else None):
             for job in jobs:
                 batch = self._batch_of(job, "list the batches")
+                if batch.id in seen:
+                    continue
+                seen.add(batch.id)
                 if begun:
                     yield batch
                     remaining = None if remaining is None else remaining - 1
@@ -299,6 +307,7 @@ class VertexAdapter(Adapter):
         """
         cursor = dict(params)
         asked = min(size or _JOBS_PER_PAGE, _JOBS_PER_PAGE)
+        followed: set[str] = set()
         while True:
             call = Call(
                 "GET",
@@ -310,8 +319,9 @@ class VertexAdapter(Adapter):
             jobs = page.get("batchPredictionJobs")
             yield [job for job in jobs if isinstance(job, dict)] if isinstance(jobs, list) else []
             token = page.get("nextPageToken")
-            if not isinstance(token, str) or not token or token == cursor.get("pageToken"):
+            if not isinstance(token, str) or not token or token in followed:  # which would lead round in a circle
                 return
+            followed.add(token)
             cursor["pageToken"] = token
 
     def _json(self, call: Call) -> dict[str, JsonValue]:
@@ -339,9 +349,23 @@ class VertexAdapter(Adapter):
         )
 
 
+def _rights(settings: VertexSettings) -> str:
+    who = settings.identity.impersonate[-1] if settings.identity.impersonate else "the identity of this connection"
+    quota = (
+        f", and Service Usage Consumer (roles/serviceusage.serviceUsageConsumer) on {settings.identity.quota_project}"
+        if settings.identity.quota_project
+        else ""
+    )
+    return (
+        f"{who} needs the role Vertex AI User (roles/aiplatform.user) on the project{quota}, and the project the "
+        "enabled Vertex AI API (aiplatform.googleapis.com)"
+    )
+
+
 def _api_url(settings: VertexSettings) -> str:
+    url = api_url_of(settings.location)
     if settings.endpoint is None:
-        return api_url_of(settings.location)
+        return url
     parts = urlsplit(settings.endpoint)
     if parts.scheme in ("http", "https") and parts.hostname and parts.path.strip("/") in ("", "v1"):
         return f"{parts.scheme}://{parts.netloc}"

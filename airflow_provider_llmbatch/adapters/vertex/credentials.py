@@ -14,7 +14,7 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -74,6 +74,25 @@ class Identity:
         """The text or the path of whatever key there is."""
         return self.key_json or self.key_path or self.config
 
+    @property
+    def remedy(self) -> str:
+        """What to mend if Google does not accept it."""
+        if self.anonymous:
+            return "take is_anonymous out of the connection, which sends no token"
+        if self.key is None:
+            remedy = "mend the application default credentials where the task runs, or give the connection a key"
+        else:
+            where = "" if self.key_path else " in the connection"
+            remedy = (
+                f"mend the {replace(self, impersonate=())}{where}, such as one that was deleted or has been disabled"
+            )
+        if self.impersonate:
+            remedy += (
+                ", or give each account of the impersonation chain the role Service Account Token Creator "
+                "(roles/iam.serviceAccountTokenCreator) on the account that it acts as"
+            )
+        return remedy
+
     @override
     def __str__(self) -> str:
         ways = {
@@ -131,6 +150,10 @@ class GoogleAuthorization:
 
     def refused(self) -> None:
         _TOKENS.forget(self._kept_under())
+
+    @property
+    def remedy(self) -> str:
+        return self._identity.remedy
 
     @property
     def credentials(self) -> Credentials:
@@ -219,15 +242,9 @@ class GoogleAuthorization:
                 "or billed. A retry may succeed.",
                 reached=False,
             )
-        advice = "mend the key in the connection, such as one that was deleted or has been disabled"
-        if self._identity.impersonate:
-            advice += (
-                ", or give each account the role Service Account Token Creator (roles/iam.serviceAccountTokenCreator) "
-                "on the account that it acts as"
-            )
         return AccessRefusedError(
             f"{told} Nothing was sent to Vertex AI or billed, and nothing was cancelled. A retry would be refused "
-            f"again: {advice}."
+            f"again: {self._identity.remedy}."
         )
 
 

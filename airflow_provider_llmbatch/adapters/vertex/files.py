@@ -36,7 +36,6 @@ _FILES: Final = "files/"
 _BATCHES: Final = "batches/"
 _is_shard: Final = re.compile(r"(?:.*/)?predictions\.jsonl(-\d+-of-\d+)?").fullmatch
 _is_incremental: Final = re.compile(r"(?:.*/)?incremental_predictions\.jsonl(-\d+-of-\d+)?").fullmatch
-_NAMED_BY_SERVICE: Final = "prediction-"  # how the folder begins that a job says it wrote to
 
 
 class VertexFiles:
@@ -108,7 +107,7 @@ class VertexFiles:
     def line_check(self) -> LineCheck:
         from airflow_provider_llmbatch.adapters.vertex.preflight import GeminiLines  # noqa: PLC0415 - never to look
 
-        return GeminiLines(self._mapping(), default_model=self._settings.model)
+        return GeminiLines(self._mapping())
 
     def input_ids(self, file_id: str) -> Iterator[bytes]:
         from airflow_provider_llmbatch.adapters.vertex.responses import custom_id_of  # noqa: PLC0415 - never to look
@@ -152,7 +151,9 @@ class VertexFiles:
 
         settings = self._settings
         budgets = {} if settings.thinking_budgets is None else {"thinking_budgets": settings.thinking_budgets}
-        return RequestMapping(MappingSettings(drop_params=settings.drop_params, **budgets))
+        return RequestMapping(
+            MappingSettings(drop_params=settings.drop_params, default_model=settings.model, **budgets)
+        )
 
     def _translated(self, stream: BinaryIO, filename: str) -> tuple[Iterator[bytes], dict[str, str]]:
         """An input in Gemini's format, and what is known of it before it is read to its end."""
@@ -160,7 +161,7 @@ class VertexFiles:
         mapping = self._mapping()
         blocks = join_lines(_mapped(mapping, stream, filename))
         first = next(blocks, b"")
-        model = mapping.model or self._settings.model
+        model = mapping.model
         if model is None:
             raise BatchInputError(
                 f"The lines of {filename} name no model, and the connection has no default one. Nothing was uploaded "
@@ -172,11 +173,11 @@ class VertexFiles:
         return chain((first,), blocks), described
 
     def _shards(self, directory: str) -> list[StoredObject]:
-        """:raises NotFoundError: There are none, though the job says that it wrote there."""
+        """:raises NotFoundError: There are none."""
         found = list(self._bucket.list(directory))
         shards = [stored for stored in found if _is_shard(stored.name)]
         shards = shards or [stored for stored in found if _is_incremental(stored.name)]
-        if not shards and directory.rstrip("/").rpartition("/")[2].startswith(_NAMED_BY_SERVICE):
+        if not shards:
             raise _no_results(directory)
         return shards
 
@@ -250,8 +251,8 @@ def _object_uri(file_id: str) -> str:
 
 def _no_results(directory: str) -> NotFoundError:
     return NotFoundError(
-        f"There are no predictions in {directory}. A retry would not find them either: they were deleted, or the "
-        "bucket's lifecycle did it."
+        f"There are no predictions in {directory}. A retry would not find them either: they were deleted, perhaps "
+        "by the bucket's lifecycle, or the job was stopped before it wrote any."
     )
 
 

@@ -28,14 +28,10 @@ _decode_shape = msgspec.json.Decoder(_Shape).decode
 
 
 class GeminiLines:
-    """The lines of one input, as ``adapters.base.LineCheck`` has it.
+    """The lines of one input, as ``adapters.base.LineCheck`` has it."""
 
-    :param default_model: What a batch is made for whose lines name no model.
-    """
-
-    def __init__(self, mapping: RequestMapping, *, default_model: str | None) -> None:
+    def __init__(self, mapping: RequestMapping) -> None:
         self._mapping = mapping
-        self._default_model = default_model
         self._own: bytes | None = None
 
     def own_id(self, line: bytes) -> str | None:
@@ -51,7 +47,7 @@ class GeminiLines:
 
     def uploaded_bytes(self, line: bytes) -> int:
         mapped = self._own if self._own is not None else self._mapping.line(line)
-        if self._mapping.model is None and self._default_model is None:
+        if self._mapping.model is None:
             raise ValueError(
                 "names no model, and the connection has no default one (its field model), which a batch needs on "
                 "Vertex AI"

@@ -61,10 +61,12 @@ class MappingSettings:
         ``messages.name``, ``image_url.detail``, ``response_format.pattern``.
     :param thinking_budgets: Tokens for each ``reasoning_effort`` on models that take a budget (Gemini 2.5); an effort
         that is not named keeps Google's own.
+    :param default_model: Of lines that name none, and of those in Vertex AI's own format, which cannot.
     """
 
     drop_params: frozenset[str] = NOTHING
     thinking_budgets: Mapping[str, int] = field(default_factory=lambda: THINKING_BUDGETS)
+    default_model: str | None = None
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -113,6 +115,8 @@ class RequestMapping:
     def __init__(self, settings: MappingSettings) -> None:
         self._drop_params = settings.drop_params
         self._budgets = settings.thinking_budgets
+        self._default_model = settings.default_model
+        self._default_refused = _OF_OTHERS.match(settings.default_model or "") is not None
         self._tools = ToolMapping(settings.drop_params)
         self._read = BodyReading(settings.drop_params).body
         self._native_ids: set[str] = set()
@@ -120,8 +124,8 @@ class RequestMapping:
 
     @property
     def model(self) -> str | None:
-        """The model that all lines so far ask for, as they write it; ``None`` if they name none."""
-        return self._models[0] if self._models else None
+        """What the lines so far are to be run by: the model that they name, as they write it, else the default one."""
+        return (self._models[0] if self._models else None) or self._default_model
 
     def line(self, line: bytes) -> bytes:
         """Gemini's line for one of OpenAI's; one in Vertex's own format comes back as it is.
@@ -171,12 +175,22 @@ class RequestMapping:
                     "model",
                 )
             return
-        if model is not None and _OF_OTHERS.match(model):
+        if not model:
+            self._check_default_model()
+        elif _OF_OTHERS.match(model):
             raise LineRefused(
                 f'asks for the model "{model}", which is none of Gemini\'s for chat; others on Vertex AI come later',
                 "model",
             )
         self._models.append(model)
+
+    def _check_default_model(self) -> None:
+        if self._default_refused:
+            raise LineRefused(
+                f'names no model, and the connection\'s default one is "{self._default_model}", which is none of '
+                "Gemini's for chat; others on Vertex AI come later",
+                "model",
+            )
 
     def _request(self, custom_id: str, body: Body) -> dict[str, object]:
         conversation = Conversation(self._drop_params)
@@ -221,7 +235,7 @@ class RequestMapping:
 
     def _thinking(self, body: Body) -> dict[str, object] | None:
         effort = body.reasoning_effort and thinking_config(
-            body.reasoning_effort, body.model, self._budgets, self._drop_params
+            body.reasoning_effort, self.model, self._budgets, self._drop_params
         )
         return with_thinking_config(effort or None, body.extra_body)
 
@@ -245,6 +259,8 @@ class RequestMapping:
             raise LineRefused("is a request to Claude in Vertex AI's own format, which comes later")
         if request.content:
             raise LineRefused("is a request for embeddings in Vertex AI's own format, which comes later")
+        if not self._models:
+            self._check_default_model()
         labels = request.labels or {}
         try:
             custom_id = id_of_labels(labels)

@@ -13,10 +13,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_llmbatch.adapters.http import Call, HttpClient
+from airflow_provider_llmbatch.adapters.refusals import unbilled
 from airflow_provider_llmbatch.adapters.vertex.checksums import Checksum
 from airflow_provider_llmbatch.adapters.vertex.resumable import ResumableUpload
 from airflow_provider_llmbatch.errors import (
@@ -27,6 +29,7 @@ from airflow_provider_llmbatch.errors import (
     LLMBatchError,
     NotFoundError,
     RequestRefusedError,
+    UnavailableError,
     UnexpectedAnswerError,
 )
 
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from airflow_provider_llmbatch.adapters.http import Authorization, TransportSettings
+
+SERVICE_AGENT: Final = "service-PROJECT_NUMBER@gcp-sa-aiplatform.iam.gserviceaccount.com"
+"""As whom Vertex AI reads inputs and writes predictions."""
 
 _TITLE: Final = "Cloud Storage"
 _GOOGLE: Final = "https://storage.googleapis.com"
@@ -134,9 +140,14 @@ class Bucket:
         at = self._at(name)
         resource = {"name": at.name, "metadata": dict(metadata), "contentType": "application/jsonl"}
         upload = ResumableUpload(self._http, at.bucket, resource, at.uri)
-        with self._explained(at, missing_bucket=True):
-            upload.open()
-        return self._object_of(upload.send(blocks), at.bucket)
+        try:
+            with self._explained(at, missing_bucket=True):
+                upload.open()
+            with self._explained(at):
+                return self._object_of(upload.send(blocks), at.bucket)
+        except UnavailableError as error:
+            problem = unbilled(error)
+        raise problem
 
     def stat(self, name: str) -> StoredObject:
         """Look an object up."""
@@ -266,11 +277,12 @@ def _explained(error: LLMBatchError, at: _Address, is_bucket: bool) -> LLMBatchE
             "bucket, or create it where the connection's location can use it.",
             **about,
         )
+    if error.status_code != HTTPStatus.FORBIDDEN:
+        return error  # a token that is not accepted, or cannot be had, has nothing to do with rights
     return AccessRefusedError(
         f"{error} To be stored and read, files need the role Storage Object Admin (roles/storage.objectAdmin) on "
-        f"gs://{at.bucket}: give it to the identity of this connection, and to the AI Platform service agent "
-        "(service-PROJECT_NUMBER@gcp-sa-aiplatform.iam.gserviceaccount.com), which reads the input and writes the "
-        "predictions.",
+        f"gs://{at.bucket}: give it to the identity of this connection, and to Vertex AI's service agent "
+        f"({SERVICE_AGENT}), which reads the input and writes the predictions.",
         **about,
     )
 

@@ -40,7 +40,7 @@ def thinking_config(
 ) -> dict[str, object] | None:
     """``generationConfig.thinkingConfig`` for an effort.
 
-    :param model: As the line names it.
+    :param model: As the line names it, or the connection.
     :param budgets: Tokens for each effort, on models that take a budget.
     :raises LineRefused: The effort is none of OpenAI's, or the model takes none.
     """
@@ -55,7 +55,7 @@ def thinking_config(
             return {"thinkingLevel": "LOW" if is_pro and level == "MINIMAL" else level}
         budget = budgets.get(effort, THINKING_BUDGETS[effort])
         return {"thinkingBudget": _SMALLEST_PRO_BUDGET if is_pro and budget == 0 else budget}
-    asked = f'the model "{model}"' if model else "the connection's default model"
+    asked = f'the model "{model}"' if model else "the model, which neither it nor the connection names,"
     refuse_unless_dropped(
         "reasoning_effort",
         f'has a "reasoning_effort", and whether {asked} takes a budget or a level of thinking cannot be told from its '

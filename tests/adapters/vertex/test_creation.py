@@ -149,6 +149,8 @@ def test_a_key_that_is_refused_again_and_again_creates_nothing(
     canned.rule("POST", CREATION, Answer(401, (ERROR % (401, "UNAUTHENTICATED")).encode()), times=None)
     with pytest.raises(AccessRefusedError, match="401 UNAUTHENTICATED") as caught:
         connect_vertex(canned.url).create_batch(file_id, endpoint=CHAT)
+    assert "Nothing was billed. A retry would be refused again: mend the key file /" in str(caught.value)
+    assert str(caught.value).endswith("service-account.json, such as one that was deleted or has been disabled.")
     assert not any(request.headers["authorization"][7:] in str(caught.value) for request in canned.requests)
 
 
@@ -280,10 +282,25 @@ def test_rights_that_lack_may_be_those_of_the_service_agent(
     canned.rule("POST", CREATION, Answer(status, (ERROR % (status, code)).encode()))
     with pytest.raises(LLMBatchError, match="service agent") as caught:
         connect_vertex(canned.url).create_batch(file_id, endpoint=CHAT)
-    assert f"read and write gs://{BUCKET}/, and the bucket must lie where 'us-central1' can use it" in str(caught.value)
+    assert f"on gs://{BUCKET}/, and the bucket must lie where 'us-central1' can use it" in str(caught.value)
 
 
 def _url_of_nobody() -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_who_lacks_a_right_is_told_which_roles_are_needed_and_by_whom(
+    connect_vertex: ConnectVertex, canned: FaultProxy, file_id: str
+) -> None:
+    canned.rule("POST", CREATION, Answer(403, (ERROR % (403, "PERMISSION_DENIED")).encode()))
+    with pytest.raises(AccessRefusedError) as caught:
+        connect_vertex(canned.url).create_batch(file_id, endpoint=CHAT)
+    assert str(caught.value).partition("Nothing was billed. ")[2] == (
+        "A retry would be refused again: the identity of this connection needs the role Vertex AI User "
+        "(roles/aiplatform.user) on the project, and the project the enabled Vertex AI API (aiplatform.googleapis.com)"
+        ". No batch was created. Besides the identity, Vertex AI's service agent "
+        "service-PROJECT_NUMBER@gcp-sa-aiplatform.iam.gserviceaccount.com needs the role Storage Object Admin "
+        f"(roles/storage.objectAdmin) on gs://{BUCKET}/, and the bucket must lie where 'us-central1' can use it."
+    )

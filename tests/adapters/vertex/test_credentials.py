@@ -168,8 +168,9 @@ def test_an_account_that_may_not_act_as_another_is_told_which_role_is_missing(
         f"Google gave no token to this connection's key, acting as {WRITER}: Unable to acquire impersonated "
         "credentials: Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist). "
         "Nothing was sent to Vertex AI or billed, and nothing was cancelled. A retry would be refused again: mend the "
-        "key in the connection, such as one that was deleted or has been disabled, or give each account the role "
-        "Service Account Token Creator (roles/iam.serviceAccountTokenCreator) on the account that it acts as."
+        "key in the connection, such as one that was deleted or has been disabled, or give each account of the "
+        "impersonation chain the role Service Account Token Creator (roles/iam.serviceAccountTokenCreator) on the "
+        "account that it acts as."
     )
 
 
@@ -363,3 +364,23 @@ def test_the_api_may_quote_the_token_and_the_quota_project_of_which_only_one_is_
         refused = error_of(lambda: client.send(Call("GET", "/", "look")))
         client.close()
     assert "403: *** may not use pays-for-it." in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("identity", "remedy"),
+    [
+        (Identity(), "mend the application default credentials where the task runs, or give the connection a key"),
+        (Identity(key_path="/k.json"), "mend the key file /k.json, such as one that was deleted or has been disabled"),
+        (
+            Identity(key_json="{}", impersonate=("a@p", "b@p")),
+            (
+                "mend the key in the connection, such as one that was deleted or has been disabled, or give each "
+                "account of the impersonation chain the role Service Account Token Creator "
+                "(roles/iam.serviceAccountTokenCreator) on the account that it acts as"
+            ),
+        ),
+        (Identity(anonymous=True), "take is_anonymous out of the connection, which sends no token"),
+    ],
+)
+def test_what_to_mend_when_google_accepts_no_token_is_what_the_connection_says(identity: Identity, remedy: str) -> None:
+    assert signed(identity).remedy == remedy

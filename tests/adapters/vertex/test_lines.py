@@ -41,6 +41,24 @@ def test_lines_without_a_model_leave_it_to_the_connection() -> None:
     mapper.line(chat_line("a", model=...))
     mapper.line(chat_line("b", model=None))
     assert mapper.model is None
+    mapper = mapping(default_model="gemini-2.5-pro")
+    mapper.line(chat_line("a", model=...))
+    assert mapper.model == "gemini-2.5-pro"
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-4-5", "publishers/anthropic/models/claude-x", "gemini-embedding-001"])
+def test_a_default_model_is_judged_as_one_in_a_line_is_and_only_where_it_counts(model: str) -> None:
+    for line in (chat_line("a", model=...), native(labels={"llmbatch_id": "a"})):
+        assert refused(line, mapping(default_model=model)) == (
+            (
+                f"names no model, and the connection's default one is \"{model}\", which is none of Gemini's for chat; "
+                "others on Vertex AI come later"
+            ),
+            "model",
+        )
+    mapper = mapping(default_model=model)
+    mapper.line(chat_line("a"))
+    assert mapper.model == MODEL
 
 
 @pytest.mark.parametrize(

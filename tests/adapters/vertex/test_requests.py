@@ -183,12 +183,27 @@ def test_a_connection_may_have_budgets_of_its_own() -> None:
 )
 def test_effort_is_refused_if_the_model_does_not_tell_how_it_thinks(model: str | None) -> None:
     why, param = refusal_of(model=model, reasoning_effort="low")
-    named = f'the model "{model}"' if model else "the connection's default model"
+    named = f'the model "{model}"' if model else "the model, which neither it nor the connection names,"
     assert (why.partition(" takes")[0], param) == (
         f'has a "reasoning_effort", and whether {named}',
         "reasoning_effort",
     )
     assert request_of(drop=["reasoning_effort"], model=model, reasoning_effort="low") == ASKED
+
+
+@pytest.mark.parametrize(
+    ("named", "config"),
+    [
+        (None, {"thinkingLevel": "LOW"}),
+        ("", {"thinkingLevel": "LOW"}),
+        ("gemini-2.5-flash", {"thinkingBudget": 1024}),
+    ],
+)
+def test_effort_is_that_of_the_connections_default_model_where_a_line_names_none(
+    named: str | None, config: dict[str, Any]
+) -> None:
+    request = request_of(default_model="gemini-3-pro-preview", model=named, reasoning_effort="low")
+    assert request["generationConfig"] == {"thinkingConfig": config}
 
 
 def google(**fields: Any) -> dict[str, Any]:

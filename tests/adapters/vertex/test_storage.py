@@ -172,7 +172,7 @@ def test_an_identity_without_rights_is_told_which_role_is_missing(open_bucket: O
             assert "sa@p does not have storage.objects.create access" in message
             assert (
                 "need the role Storage Object Admin (roles/storage.objectAdmin) on gs://bkt: give it to the "
-                "identity of this connection, and to the AI Platform service agent "
+                "identity of this connection, and to Vertex AI's service agent "
                 "(service-PROJECT_NUMBER@gcp-sa-aiplatform.iam.gserviceaccount.com), which reads the input and writes "
                 "the predictions."
             ) in message
@@ -222,6 +222,7 @@ def test_a_storage_url_that_is_none_is_refused(open_bucket: OpenBucket) -> None:
 def test_every_call_carries_the_token_of_the_moment(open_bucket: OpenBucket, gcs: RunningStorage, bucket: str) -> None:
     class Numbered:
         count = 0
+        remedy = "mend it"
 
         def headers(self) -> dict[str, str]:
             self.count += 1

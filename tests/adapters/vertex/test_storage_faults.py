@@ -177,6 +177,7 @@ def test_an_outage_that_lasts_leaves_nothing_and_may_be_retried(
     assert str(down).startswith(
         f"Cloud Storage was asked to store bytes 524288-1048575/* of gs://{bucket}/in.jsonl and "
     )
+    assert str(down).endswith("A retry may succeed. Nothing was billed.")
     assert (len(sleeps), nothing_left(front, gcs, bucket)) == (TRANSPORT.max_attempts - 1, True)
 
 

@@ -15,6 +15,7 @@ from support.vertex import BUCKET
 from typing_extensions import override
 
 from airflow_provider_llmbatch.adapters.vertex import adapter as vertex_adapter
+from airflow_provider_llmbatch.adapters.vertex.credentials import Identity
 from airflow_provider_llmbatch.adapters.vertex.jobs import batch_of
 from airflow_provider_llmbatch.core.jsonl import check_requests
 from airflow_provider_llmbatch.core.results import merge_results
@@ -225,6 +226,19 @@ def test_a_failed_job_keeps_what_it_had(connect_vertex: ConnectVertex, gcs: Runn
     assert sorted(results_of(adapter, failed).values()) == ["missing", "missing", "succeeded"]
 
 
+def test_a_stopped_job_whose_results_were_deleted_does_not_say_what_it_never_answered(
+    connect_vertex: ConnectVertex, gcs: RunningStorage
+) -> None:
+    adapter = connect_vertex()
+    ended = run(adapter, chat_line("a", "hello"))
+    [prefix, _] = (ended.output_file_id or "").split("prediction-model")
+    stopped = ended.model_copy(update={"status": "cancelled", "output_file_id": prefix})
+    adapter.delete_file(prefix)
+    assert results_of(adapter, stopped) == {"a": "missing"}
+    gcs.put(BUCKET, f"{prefix.removeprefix(f'gs://{BUCKET}/')}prediction-model/predictions.jsonl", b"")
+    assert results_of(adapter, stopped) == {"a": "cancelled"}  # there, and without a row
+
+
 def test_of_a_job_that_got_no_further_the_incremental_file_counts(
     connect_vertex: ConnectVertex, gcs: RunningStorage
 ) -> None:
@@ -287,6 +301,17 @@ def test_what_gemini_cannot_do_is_refused_before_the_upload(
         preflight(connect_vertex(), *lines)
     assert problem in str(refused.value)
     assert "Nothing was uploaded or billed" in str(refused.value)
+
+
+@pytest.mark.parametrize("line", [NATIVE % b"a", chat_line("a", "x").replace(b'"model"', b'"user"')])
+def test_a_default_model_that_cannot_run_chat_is_refused_before_the_upload(
+    connect_vertex: ConnectVertex, line: bytes
+) -> None:
+    adapter = connect_vertex(model="claude-sonnet-4-5")
+    with pytest.raises(BatchInputError, match=r'the connection\'s default one is "claude-sonnet-4-5".* or billed'):
+        preflight(adapter, line)
+    with pytest.raises(BatchInputError, match=r'the connection\'s default one is "claude-sonnet-4-5".* billed'):
+        adapter.create_file(io.BytesIO(line), filename="in.jsonl")
 
 
 def test_lines_of_vertex_ais_own_pass_unchanged_and_their_answers_come_back(connect_vertex: ConnectVertex) -> None:
@@ -376,6 +401,16 @@ def test_a_key_is_looked_for_by_the_services_own_filter(connect_vertex: ConnectV
     batch = adapter.create_batch(file.id, endpoint=CHAT, metadata={"llmbatch_key": key})
     adapter.create_batch(file.id, endpoint=CHAT, metadata={"llmbatch_key": "llmb-other"})
     assert [found.id for found in adapter.list_batches_with("llmbatch_key", key)] == [batch.id]
+
+
+def test_a_list_that_leads_round_in_a_circle_ends_with_each_batch_once(
+    connect_vertex: ConnectVertex, canned: FaultProxy
+) -> None:
+    for _ in range(2):
+        for answer in (page("1", "2", token="a"), page("3", token="b"), page("4", "1", token="a")):
+            canned.rule("GET", JOBS, answer)
+    listed = [batch.id.rpartition("/")[2] for batch in connect_vertex(canned.url).list_batches()]
+    assert (listed, len(canned.requests)) == (["1", "2", "3", "4"], 3)
 
 
 def test_the_filter_is_sent_with_every_page_and_a_page_that_repeats_ends_the_list(
@@ -469,6 +504,16 @@ def test_the_console_is_googles_where_the_api_is(connect_vertex: ConnectVertex) 
         "https://console.cloud.google.com/agent-platform/locations/us-central1/batch-predictions/77?project=123456789012"
     )
     assert connect_vertex().console_url(f"{NAME}/77") is None
+
+
+def test_where_no_batch_could_be_created_nothing_is_uploaded(connect_vertex: ConnectVertex, canned: FaultProxy) -> None:
+    with pytest.raises(ConnectionSettingsError, match="'US Central' of this connection is none of Vertex AI"):
+        connect_vertex(canned.url, location="US Central")
+    unknown = connect_vertex(canned.url, storage_url=canned.url, project=None, identity=Identity(anonymous=True))
+    for adapter in (unknown, connect_vertex(canned.url, storage_url=canned.url, project="No project")):
+        with pytest.raises(ConnectionSettingsError, match=r"project.* Nothing was sent"):
+            adapter.create_file(io.BytesIO(chat_line("a", "x")), filename="in.jsonl")
+    assert canned.requests == []
 
 
 def test_without_a_bucket_jobs_can_be_looked_at_and_nothing_else(connect_vertex: ConnectVertex) -> None:
