@@ -81,6 +81,7 @@ def advanced(
             timing=hook.timing,
             log=folded,
             is_stopping=is_stopping,
+            prices=hook.prices,
         )
         return replace(run, store=run_store_of(context, lambda: FolderStore(run.folder))).advance()
 
@@ -95,9 +96,10 @@ def published(context: Context, state: Published, *, output: str, log: Filtering
         "rows": manifest.rows,
         "outcomes": {str(outcome): count for outcome, count in manifest.outcomes.items()},
         "usage": manifest.usage.model_dump(mode="json"),
+        "costs": manifest.costs.model_dump(mode="json") if manifest.costs else None,
         "manifest": manifest_uri(output),
     }
-    for name in ("outcomes", "usage", "manifest"):
+    for name in ("outcomes", "usage", "costs", "manifest"):
         context["ti"].xcom_push(key=name, value=told[name])
     tell_end(manifest, str(told["manifest"]), log)
     add_to_outlets(context, output, extra_of_run(manifest, str(told["manifest"])), log)

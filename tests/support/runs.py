@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from airflow_provider_llmbatch.core.costs.prices import Prices
 from airflow_provider_llmbatch.core.ledger import MemoryStore
 from airflow_provider_llmbatch.core.run.options import RunOptions
 from airflow_provider_llmbatch.core.run.requests import Row
@@ -51,6 +52,7 @@ class Task:
     store: Store = field(default_factory=MemoryStore)
     times_read: int = 0
     rows_error: Exception | None = None
+    prices: Prices = field(default_factory=Prices)
 
     def run(
         self, try_number: int = 1, *, max_tries: int = 2, parameters: str = "p", model: str = "m", **options: Any
@@ -66,6 +68,7 @@ class Task:
             options=RunOptions(**{"max_rows_per_batch": 2, **options}),
             timing=Timing(clock=self.clock, sleep=self.clock.sleep),
             log=structlog.get_logger(),
+            prices=self.prices,
         )
 
     def _rows(self, model: str) -> Iterator[Row]:

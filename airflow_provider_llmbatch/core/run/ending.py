@@ -12,8 +12,9 @@ from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
 from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from airflow_provider_llmbatch.core.costs.bill import ModelCosts
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.parts import PartState
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.stage import Stage
 
 
-def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState]) -> Manifest:
+def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Sequence[PartState]) -> Manifest:
     """Publish what was landed, and let the index say so."""
     now = job.timing.clock()
     if index.publish_id is None:
@@ -37,6 +38,7 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
             state.part.number: [_entry(number, landed) for number, landed in enumerate(state.landings, 1)]
             for state in states
         },
+        bills={landed.batch_id: landed.costs for state in states for landed in state.landings if landed.costs},
         facts=_facts(job, index),
         publish_id=index.publish_id or "",
         published_at=int(now),
@@ -45,7 +47,25 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
     )
     job.index.write(index.model_copy(update={"state": "published"}))
     job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}")
+    _warn_of_unpriced(job, manifest)
     return manifest
+
+
+def _warn_of_unpriced(job: Job, manifest: Manifest) -> None:
+    for each in manifest.costs.models if manifest.costs else ():
+        if each.unpriced_rows:
+            job.log.warning(
+                f"What {each.unpriced_rows:,} answers of {each.model or 'a model without a name'} cost is not known: "
+                f"{_why_unpriced(each)}"
+            )
+
+
+def _why_unpriced(costs: ModelCosts) -> str:
+    if costs.priced_as is None:
+        return "no price of that model is. Put one into the connection's prices, or name there whose prices hold."
+    if costs.source is None:
+        return "only its price without a batch is. Put that of batches into the connection's prices."
+    return "their tokens were not counted, or are of a kind that has no price."
 
 
 def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...]) -> Shortfall:

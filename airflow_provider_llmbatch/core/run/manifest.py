@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from airflow_provider_llmbatch.core.costs.bill import Costs, CostTotals  # noqa: TC001 - pydantic reads them
+from airflow_provider_llmbatch.core.costs.tokens import Tokens, tokens_of_usage
 from airflow_provider_llmbatch.errors import ResultSetError
-from airflow_provider_llmbatch.models import BatchStatus, InputTokensDetails, Outcome, OutputTokensDetails, Usage
+from airflow_provider_llmbatch.models import BatchStatus, Outcome, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,6 +59,7 @@ class AttemptEntry(_Entry):
     :param key: What the batch carries as ``llmbatch_key``.
     :param outcomes: Of the rows that were submitted in this attempt.
     :param usage: What this attempt was billed for, in tokens.
+    :param costs: The same, in dollars; ``None`` if an older release landed it. The published bill has its models.
     :param created_at: Seconds since 1970, as are all times here.
     """
 
@@ -67,6 +70,7 @@ class AttemptEntry(_Entry):
     status: BatchStatus | None = None
     outcomes: dict[Outcome, int] = {}
     usage: Usage = Usage()
+    costs: CostTotals | None = None
     created_at: int | None = None
     ended_at: int | None = None
 
@@ -76,6 +80,7 @@ class PartEntry(_Entry):
 
     :param uri: Relative to the manifest.
     :param outcomes: Of its rows, each in its best attempt; they add up to ``rows``.
+    :param costs: Of all its attempts.
     """
 
     number: int
@@ -85,6 +90,7 @@ class PartEntry(_Entry):
     outcomes: dict[Outcome, int]
     model: str | None = None
     endpoint: str | None = None
+    costs: CostTotals | None = None
     attempts: tuple[AttemptEntry, ...] = ()
 
 
@@ -109,6 +115,8 @@ class Manifest(RunFacts):
     :param outcomes: Of all rows; they add up to ``rows``.
     :param reasons: The most frequent error codes of rows without a good answer, with their counts.
     :param usage: Tokens of all attempts, those included whose answers a later attempt replaced.
+    :param costs: Of all attempts, each billed once; ``None`` in a set of an older release.
+    :param costs_uri: The bill with every batch, relative to the manifest.
     :param models: That answered, as the provider names them, sorted.
     """
 
@@ -121,6 +129,8 @@ class Manifest(RunFacts):
     outcomes: dict[Outcome, int]
     reasons: dict[str, int] = {}
     usage: Usage
+    costs: Costs | None = None
+    costs_uri: str | None = None
     models: tuple[str, ...] = ()
     parts: tuple[PartEntry, ...] = ()
 
@@ -164,17 +174,7 @@ def total_outcomes(all_counts: Iterable[Mapping[Outcome, int]]) -> dict[Outcome,
 
 def total_usage(usages: Iterable[Usage]) -> Usage:
     """The sums of all token counts."""
-    read = cached = written = reasoning = total = 0
+    total = Tokens()
     for usage in usages:
-        read += usage.input_tokens
-        written += usage.output_tokens
-        total += usage.total_tokens
-        cached += usage.input_tokens_details.cached_tokens if usage.input_tokens_details else 0
-        reasoning += usage.output_tokens_details.reasoning_tokens if usage.output_tokens_details else 0
-    return Usage(
-        input_tokens=read,
-        input_tokens_details=InputTokensDetails(cached_tokens=cached),
-        output_tokens=written,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
-        total_tokens=total,
-    )
+        total.add(tokens_of_usage(usage))
+    return total.as_usage()
