@@ -106,8 +106,6 @@ def _run_once(
     if lineage is not None:
         transport = {"type": "file", "log_file_path": str(lineage), "append": True}
         variables["AIRFLOW__OPENLINEAGE__TRANSPORT"] = json.dumps(transport)
-        # A process forked by dag.test() waits, on Airflow 3.2, for threads that it does not have.
-        variables["AIRFLOW__OPENLINEAGE__EXECUTE_IN_THREAD"] = "True"
     script = Path(__file__).with_name("run_once.py")
     done = subprocess.run(
         [sys.executable, script, EXAMPLE_DAGS, json.dumps(confs), home / "told.json"],
