@@ -280,7 +280,7 @@ class OpenAIAdapter(Adapter):
     def _pages(
         self, path: str, action: str, params: Mapping[str, str], *, page_size: int | None, limit: int | None
     ) -> Iterator[list[dict[str, JsonValue]]]:
-        """Every item of a listing once, a page and a call for each step; a page that leads back to an earlier one ends it."""
+        """Every item of a listing once, a page and a call for each step, until one leads back to an earlier one."""
         remaining = limit
         cursor = dict(params)
         followed = {cursor.get("after")}

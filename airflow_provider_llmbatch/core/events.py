@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from airflow_provider_llmbatch.core.costs.wording import dollars, said
 from airflow_provider_llmbatch.core.ledger import Record
 from airflow_provider_llmbatch.core.run.manifest import OUTCOMES
 from airflow_provider_llmbatch.errors import BudgetExceededError, DeadlineExceededError, UnansweredRowsError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from airflow_provider_llmbatch.core.costs.bill import CostTotals
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.submit import Slot
     from airflow_provider_llmbatch.errors import LLMBatchError
@@ -26,7 +28,6 @@ EVENTS: Final[tuple[EventName, ...]] = ("done", "partly_failed", "over_budget", 
 
 _REASONS_SHOWN: Final = 3
 _CODE_CHARS: Final = 60
-_CENT: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,16 @@ def event_of_run(slot: Slot, manifest: Manifest | None, error: LLMBatchError | N
         return _event(slot, "failed", str(error), error, subject=_digest(error))
     succeeded = manifest.outcomes.get("succeeded", 0)
     outcomes = {str(outcome): count for outcome, count in manifest.outcomes.items()}
-    cost = cost_of(manifest)
+    spent = _spent(manifest.costs)
     if error is None or isinstance(error, UnansweredRowsError):
         words = (
             f"{succeeded:,} of {manifest.rows:,} rows answered{_others(outcomes)}{_named(manifest.reasons)}"
-            f"{_priced(cost)}; results: {uri}"
+            f"{f'; {spent}' if spent else ''}; results: {uri}"
         )
         if error is not None:
             words += "; the task fails, as on_failed_rows says"
     else:
-        words = f"{error}{f' Cost so far: {dollars(cost)}.' if cost is not None else ''}"
+        words = f"{error} Cost so far: {spent}." if spent else str(error)
     return _event(
         slot,
         "done" if succeeded == manifest.rows else "partly_failed",
@@ -101,7 +102,7 @@ def event_of_run(slot: Slot, manifest: Manifest | None, error: LLMBatchError | N
         rows=manifest.rows,
         outcomes=outcomes,
         reasons=dict(manifest.reasons),
-        cost_usd=cost,
+        cost_usd=cost_of(manifest),
         manifest=uri,
         batch_ids=batch_ids_of(manifest),
     )
@@ -153,15 +154,8 @@ def batch_ids_of(manifest: Manifest) -> tuple[str, ...]:
 
 
 def cost_of(manifest: Manifest) -> Decimal | None:
-    """What a run cost in US dollars, where that is known."""
-    costs = getattr(manifest, "costs", None)
-    total: Decimal | None = getattr(costs, "total_usd", None)
-    return total
-
-
-def dollars(amount: Decimal) -> str:
-    """An amount as people read it, such as ``$1.23``."""
-    return f"${amount:,.2f}" if not 0 < amount < _CENT else "less than $0.01"
+    """What a run cost in US dollars; ``None`` if the price of some answers is not known."""
+    return manifest.costs.total_usd if manifest.costs is not None else None
 
 
 def _event(
@@ -222,5 +216,8 @@ def _named(reasons: Mapping[str, int]) -> str:
     return f" ({', '.join(shown)}{', …' if len(reasons) > _REASONS_SHOWN else ''})"
 
 
-def _priced(cost: Decimal | None) -> str:
-    return "" if cost is None else f"; {dollars(cost)}"
+def _spent(costs: CostTotals | None) -> str | None:
+    """``None`` if nothing at all is known, as of models without a price."""
+    if costs is None or (costs.total_usd is None and not costs.known_usd):
+        return None
+    return said(costs) if costs.total_usd is None else dollars(costs.total_usd)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from support.result_sets import FACTS
 
-from airflow_provider_llmbatch.core.events import dollars, event_of_batch, event_of_run
+from airflow_provider_llmbatch.core.costs.bill import Costs
+from airflow_provider_llmbatch.core.events import event_of_batch, event_of_run
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Manifest, PartEntry
 from airflow_provider_llmbatch.core.submit import Slot
 from airflow_provider_llmbatch.errors import (
@@ -46,11 +46,8 @@ def manifest(outcomes: dict[str, int], reasons: dict[str, int] | None = None) ->
     )
 
 
-def priced(outcomes: dict[str, int], total: str | None) -> Manifest:
-    """A manifest that knows what the run cost."""
-    priced: Any = manifest(outcomes)
-    object.__setattr__(priced, "costs", SimpleNamespace(total_usd=None if total is None else Decimal(total)))
-    return cast("Manifest", priced)
+def priced(outcomes: dict[str, int], **costs: Any) -> Manifest:
+    return manifest(outcomes).model_copy(update={"costs": Costs(**costs)})
 
 
 @pytest.mark.parametrize(
@@ -101,13 +98,12 @@ def test_the_end_of_a_run_is_told_in_one_line(
 
 
 def test_what_a_run_cost_is_told_where_it_is_known() -> None:
-    done = event_of_run(SLOT, priced({"succeeded": 2}, "1.234"), None, uri=URI)
+    done = event_of_run(SLOT, priced({"succeeded": 2}, total_usd="1.234", standard_usd="2.468"), None, uri=URI)
     assert (done.cost_usd, done.message.split("; ")[1]) == (Decimal("1.234"), "$1.23")
-    stopped = event_of_run(SLOT, priced({"missing": 2}, "7"), BudgetExceededError("Too dear."), uri=URI)
+    stopped = event_of_run(SLOT, priced({"missing": 2}, total_usd="7"), BudgetExceededError("Too dear."), uri=URI)
     assert stopped.message == "nightly_sentiment.classify: Too dear. Cost so far: $7.00."
-    unknown = event_of_run(SLOT, priced({"succeeded": 2}, None), None, uri=URI)
-    assert (unknown.cost_usd, "$" in unknown.message) == (None, False)
-    assert [dollars(Decimal(each)) for each in ("0", "0.004", "1234.5")] == ["$0.00", "less than $0.01", "$1,234.50"]
+    partly = event_of_run(SLOT, priced({"succeeded": 2}, known_usd="0.5", unpriced_rows=1), None, uri=URI)
+    assert (partly.cost_usd, partly.message.split("; ")[1]) == (None, "$0.50 and 1 answer of unknown price")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from openlineage.client.serde import Serde
 from structlog.testing import capture_logs
 from support.fault_proxy import Answer, FaultProxy
 from support.object_storage import airflow_memory
-from support.task import TaskInstance, context_of
+from support.task import TaskInstance, connect, context_of
 
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator, LLMBatchDownloadResultsOperator
@@ -70,8 +70,12 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(source: Path, tmp_path: Path, proxy: FaultProxy, server: GatedServer) -> Callable[..., LLMBatchRunOperator]:
-    del proxy
+def run(
+    source: Path, tmp_path: Path, proxy: FaultProxy, server: GatedServer, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., LLMBatchRunOperator]:
+    """A run of two rows, whose answers the server gives at once, and whose tokens cost a dollar each."""
+    dear = {"batch": {"input": 1_000_000, "output": 1_000_000}}
+    connect(monkeypatch, proxy.url, server.api_key, prices={"models": {"echo": dear}})
     server.let_pass(4)
 
     def make(**more: Any) -> LLMBatchRunOperator:
@@ -148,6 +152,7 @@ def test_a_run_tells_what_it_reads_and_writes_at_its_start_and_what_came_of_it_a
         "reasons": {"not_json": 1},
         "inputTokens": manifest["usage"]["input_tokens"],
         "outputTokens": manifest["usage"]["output_tokens"],
+        "costUsd": manifest["usage"]["total_tokens"],
         "manifest": f"{tmp_path}/out/manifest.json",
     }
     assert [word for word in (server.api_key, "secret text") if word in json.dumps([start, end])] == []
@@ -323,6 +328,7 @@ def test_the_events_of_every_outlet_hold_counts_and_the_manifest_and_an_alias_ge
         "outcomes": {"succeeded": 1, "invalid": 1},
         "provider": "openai",
         "models": ["echo"],
+        "cost_usd": float(json.loads((tmp_path / "out/manifest.json").read_text())["usage"]["total_tokens"]),
     }
     assert events[asset].extra == extra
     [event] = events[alias].asset_alias_events

@@ -15,7 +15,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from structlog.testing import capture_logs
 from support.fault_proxy import Answer, FaultProxy
 from support.smtp import mail_server
-from support.task import HAS_STATE_STORE, TaskInstance, context_of
+from support.task import HAS_STATE_STORE, TaskInstance, connect, context_of
 from typing_extensions import override
 
 from airflow_provider_llmbatch.errors import UnavailableError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from support.gated_server import GatedServer
 
 FAST: dict[str, Any] = {"deferrable": False, "min_poll_interval": 0.02, "max_poll_interval": 0.05}
+FREE: dict[str, Any] = {"models": {"echo": {"batch": {"input": 0, "output": 0}}}}
 SHAPE = {"type": "object", "required": ["x"]}
 
 
@@ -44,9 +45,11 @@ class Kept(list[LLMBatchEvent]):
 
 
 @pytest.fixture
-def run(tmp_path: Path, proxy: FaultProxy, server: GatedServer) -> Callable[..., LLMBatchRunOperator]:
-    """A run of two rows, whose answers the server gives at once."""
-    del proxy
+def run(
+    tmp_path: Path, proxy: FaultProxy, server: GatedServer, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., LLMBatchRunOperator]:
+    """A run of two rows, whose answers the server gives at once, for nothing."""
+    connect(monkeypatch, proxy.url, server.api_key, prices=FREE)
     (tmp_path / "in.jsonl").write_text('{"text": "{\\"x\\": 1}"}\n{"text": "secret text"}\n')
     server.let_pass(8)
 
@@ -77,7 +80,7 @@ def test_a_run_is_told_once_and_a_clear_that_finds_it_published_tells_nothing(
     [event] = kept
     manifest = f"{tmp_path}/out/manifest.json"
     assert (event.event, event.rows, event.outcomes, event.manifest) == ("done", 2, {"succeeded": 2}, manifest)
-    assert event.message == f"nightly.classify: 2 of 2 rows answered; results: {manifest}"
+    assert event.message == f"nightly.classify: 2 of 2 rows answered; $0.00; results: {manifest}"
     assert (event.batch_ids, event.error) == (tuple(batch.id for batch in LLMBatchHook().list_batches()), None)
     assert "secret text" not in repr(event)
     instance.try_number, instance.max_tries = 2, 1
@@ -99,7 +102,7 @@ def test_rows_without_a_good_answer_are_told_with_their_reasons_whether_or_not_t
         ("partly_failed", "NoneType"),
         ("partly_failed", "UnansweredRowsError"),
     ]
-    assert ": 1 of 2 rows answered, 1 invalid (1 not_json); results: " in kept[0].message
+    assert ": 1 of 2 rows answered, 1 invalid (1 not_json); $0.00; results: " in kept[0].message
     assert kept[1].message.endswith("; the task fails, as on_failed_rows says")
 
 
@@ -175,7 +178,8 @@ def test_airflows_own_notifiers_work_as_they_are_with_the_message_in_their_templ
             task.execute(first_try(task)[0])
     assert [mail["subject"] for mail in mails.mails] == ["done: classify"] * 2
     assert [mail.get_payload()[0].get_payload(decode=True).decode().strip() for mail in mails.mails] == [  # type: ignore[union-attr]
-        f"nightly.classify: 2 of 2 rows answered; results: {tmp_path}/{number}/manifest.json" for number in range(2)
+        f"nightly.classify: 2 of 2 rows answered; $0.00; results: {tmp_path}/{number}/manifest.json"
+        for number in range(2)
     ]
     assert notifier.subject == "{{ llmbatch.event }}: {{ ti.task_id }}"  # a copy is rendered
 
@@ -229,12 +233,13 @@ def test_a_batch_is_told_at_its_end_by_who_made_it_and_by_who_waits_for_it(
     context, instance = first_try(created)
     batch_id = created.execute(context)
     assert kept == []
+    instance.try_number = 2
     server.let_pass(2)
     waiting = LLMBatchCreateBatchOperator(task_id="make", input_file_id=file.id, on_batch_event=kept, **FAST)
     assert waiting.execute(context) == batch_id
     [event] = kept
     assert (event.event, event.message) == ("done", f"nightly.make: 2 of 2 requests answered; {batch_id}")
-    instance.try_number = 2
+    instance.try_number = 3
     waiting.execute(context)
     assert len(kept) == (1 if HAS_STATE_STORE else 2)
     sensed = Kept()
