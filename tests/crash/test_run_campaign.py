@@ -65,3 +65,27 @@ def test_a_run_whose_calls_are_broken_ends_like_one_that_nothing_disturbs(
     report = broken(seed, server, crew, tmp_path)
     assert report.faults
     assert (report.duplicates, report.lost) == (0, 0), report
+
+
+@pytest.fixture(scope="module", params=["azure", "vertex"])
+def other_face(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    with provider(tmp_path_factory.mktemp("face"), request.param) as running:
+        yield running
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_whose_workers_are_killed_ends_like_one_that_nobody_kills_at_every_provider(
+    other_face: Provider, crew: Workers, tmp_path: Path, seed: int
+) -> None:
+    report = killed_often(seed, other_face, crew, tmp_path)
+    assert report.kills
+    assert (report.duplicates, report.lost) == (0, 0), report
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_whose_calls_are_broken_ends_like_one_that_nothing_disturbs_at_every_provider(
+    other_face: Provider, crew: Workers, tmp_path: Path, seed: int
+) -> None:
+    report = broken(seed, other_face, crew, tmp_path)
+    assert report.faults
+    assert (report.duplicates, report.lost) == (0, 0), report
