@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 WORKER = Path(__file__).with_name("run_worker.py")
 MOST_TRIES = 12
 MOST_KILLS = 4
-LISTING_LAG = 0.3  # seconds; the server's list does not lag, but it may be slow to create
 
 
 @dataclass
@@ -83,7 +82,7 @@ class Provider:
 @contextmanager
 def provider(folder: Path, face: FaceName = "openai") -> Iterator[Provider]:
     engine = CountingEngine()
-    with serving_face(face, folder, engine) as running, closing(running.address.adapter()) as adapter:
+    with serving_face(face, folder, engine) as running, closing(running.uncut.adapter()) as adapter:
         yield Provider(running, adapter, engine)
 
 
@@ -223,7 +222,7 @@ def broken(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
         end = None
         while end is None and report.tries < MOST_TRIES:
             report.tries += 1
-            run = run_of(scenario.as_json(), adapter, place, try_number=report.tries, listing_lag=LISTING_LAG)
+            run = run_of(scenario.as_json(), adapter, place, try_number=report.tries)
             try:
                 end = to_its_end(run, adapter.retrieve_batch)
             except LLMBatchError as error:

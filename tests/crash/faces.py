@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import uvicorn
+from crash.late_lists import LateLists
 from support.gcs import running_gcs
 
 from airflow_provider_llmbatch.adapters.azure import AzureAdapter, AzureSettings
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 FaceName = Literal["openai", "azure", "vertex"]
 TITLES: dict[FaceName, str] = {"openai": "OpenAI", "azure": "Azure OpenAI", "vertex": "Vertex AI"}
 
+LISTING_LAG = 0.3
+"""Seconds after which runs count on a provider's lists, which may be slow to create, too."""
+
+_LATE = 0.2  # how late lists are
 _KEY = "sk-server-0123456789"
 _BUCKET = "llmbatch-campaigns"
 _OPTIONS: dict[FaceName, tuple[str, ...]] = {
@@ -93,9 +98,13 @@ class Address:
 
 @dataclass(frozen=True)
 class RunningFace:
-    """:param storage: The Cloud Storage beside Vertex AI."""
+    """:param address: What runs call; lists are late there.
+    :param uncut: The same, with lists that show everything at once.
+    :param storage: The Cloud Storage beside Vertex AI.
+    """
 
     address: Address
+    uncut: Address
     storage: RunningStorage | None
 
 
@@ -110,16 +119,20 @@ def serving_face(name: FaceName, folder: Path, engine: Engine) -> Iterator[Runni
         add_options(parser)
         asked = ("--face", name, "--storage-url", storage.url if storage else "", *_OPTIONS[name])
         options = parser.parse_args(asked, argparse.Namespace(data=folder))
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        stack.enter_context(_served(Face(options, None), listener, url, folder, engine))
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        ports = [listener.getsockname()[1] for listener in listeners]
+        face = Face(options, None)
+        stack.enter_context(_served(face, listeners, ports[0], folder, engine))
         key = str(folder / "service-account.json") if storage else _KEY
-        base = f"{url}{Face(options, None).base_path}"
-        yield RunningFace(Address(name, base, key, storage.url if storage else ""), storage)
+        late, uncut = (
+            Address(name, f"http://127.0.0.1:{port}{face.base_path}", key, storage.url if storage else "")
+            for port in ports
+        )
+        yield RunningFace(late, uncut, storage)
 
 
 @contextmanager
-def _served(face: Face, listener: socket.socket, url: str, folder: Path, engine: Engine) -> Iterator[None]:
+def _served(face: Face, listeners: list[socket.socket], late_port: int, folder: Path, engine: Engine) -> Iterator[None]:
     store = Store(folder)
     inner = create_app(
         store,
@@ -130,9 +143,10 @@ def _served(face: Face, listener: socket.socket, url: str, folder: Path, engine:
         max_upload_bytes=10_000_000,
         dialect=face.dialect,
     )
-    app = face.before(inner, store, api_key=_KEY, url=url, model=engine.model)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    app = face.before(inner, store, api_key=_KEY, url=f"http://127.0.0.1:{late_port}", model=engine.model)
+    late = LateLists(app, port=late_port, seconds=_LATE)
+    server = uvicorn.Server(uvicorn.Config(late, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=(listeners,), daemon=True)
     thread.start()
     try:
         while not server.started:
