@@ -36,5 +36,6 @@ if __name__ == "__main__":
         of_dag |= {
             "tasks": {name if index < 0 else f"{name}_{index}": state for (name, index), state in states.items()}
         }
-        told[dag_id] = of_dag
+        labels = [ti.rendered_map_index for ti in run.get_task_instances() if ti.map_index >= 0]
+        told[dag_id] = of_dag | {"labels": sorted(map(str, labels))}
     Path(answer).write_text(json.dumps(told))
