@@ -57,7 +57,7 @@ with DAG(
         deferrable=True,
         min_poll_interval=1,
         llmbatch_conn_id=LLMBATCH_CONN_ID,
-        map_index_template="{{ task.output }}",
+        map_index_template="{{ task.output_uri.split('/')[-2] }}",
     ).expand_kwargs(partitions("{{ params.output }}/{{ run_id }}"))
 
     @task

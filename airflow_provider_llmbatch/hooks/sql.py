@@ -7,7 +7,7 @@ rows as they are fetched, or in blocks of their own.
 from __future__ import annotations
 
 import secrets
-from contextlib import closing, suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,7 +38,7 @@ def query_rows(conn_id: str, query: str) -> Iterator[dict[str, Any]]:
         )
     number = 0
     try:
-        with closing(hook.get_conn()) as connection, closing(_cursor(connection)) as cursor:
+        with _closed(hook.get_conn()) as connection, _closed(_cursor(connection)) as cursor:
             cursor.execute(query)
             rows = cursor.fetchmany(_ROWS_AT_ONCE)
             # Not before: psycopg2 knows the columns of a cursor on the server only when it has fetched from it.
@@ -46,12 +46,23 @@ def query_rows(conn_id: str, query: str) -> Iterator[dict[str, Any]]:
             while rows:
                 for row in rows:
                     number += 1
-                    yield dict(zip(columns, row, strict=True))
+                    # A connection may ask for cursors whose rows are mappings already.
+                    yield row if isinstance(row, dict) else dict(zip(columns, row, strict=True))
                 rows = cursor.fetchmany(_ROWS_AT_ONCE)
     except (LLMBatchError, GeneratorExit):
         raise
     except Exception as error:
         raise _failed(error, conn_id, number) from error
+
+
+@contextmanager
+def _closed(opened: Any) -> Iterator[Any]:
+    """Close a cursor or a connection at the end; that one which broke cannot be closed must not hide why it broke."""
+    try:
+        yield opened
+    finally:
+        with suppress(Exception):
+            opened.close()
 
 
 def _cursor(connection: Any) -> Any:
@@ -105,7 +116,10 @@ def _columns(cursor: Any, conn_id: str) -> list[str]:
 
 def _failed(error: Exception, conn_id: str, number: int) -> LLMBatchError:
     """What a driver says, but for the query, which may hold secrets."""
-    where = f"The query on {conn_id} failed after {number:,} rows ({type(error).__name__}: {error})"
+    # PostgreSQL's drivers show a line of the query in the text, and have what went wrong beside it.
+    problem = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+    told = f"{type(error).__name__}: {' '.join(problem.split())}"
+    where = f"The query on {conn_id} failed after {number:,} rows ({told})"
     if _OURS_TO_MEND & {kind.__name__ for kind in type(error).__mro__}:
         return BatchInputError(f"{where}. Nothing was uploaded or billed. A retry would find the same: mend the query.")
     return StorageError(f"{where}. Nothing was uploaded or billed. A retry runs it again from its start.")

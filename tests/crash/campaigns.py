@@ -10,30 +10,31 @@ import random
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crash.faults import draw_faults
+from crash.faces import Address, serving_face
+from crash.faults import Proxies, draw_faults
 from crash.scenarios import CountingEngine, Scenario
 from crash.tries import FIRST_MAX_TRIES, run_of, to_its_end
-from support.batch_server import serving
 from support.fault_proxy import fault_proxy
+from support.upload_sessions import upload_sessions
 
 from airflow_provider_llmbatch.adapters.http import TransportSettings
-from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.batch_server import Client
+    from crash.faces import FaceName, RunningFace
+
+    from airflow_provider_llmbatch.adapters.base import Adapter
 
 WORKER = Path(__file__).with_name("run_worker.py")
 MOST_TRIES = 12
 MOST_KILLS = 4
-LISTING_LAG = 0.3  # seconds; the server's list does not lag, but it may be slow to create
 
 
 @dataclass
@@ -56,10 +57,10 @@ class Report:
 class Provider:
     """A server of batches that counts what it is asked."""
 
-    def __init__(self, client: Client, engine: CountingEngine) -> None:
-        self.url = str(client.http.base_url).rstrip("/")
-        self.api_key = client.http.headers["Authorization"].removeprefix("Bearer ")
-        self._client = client
+    def __init__(self, face: RunningFace, adapter: Adapter, engine: CountingEngine) -> None:
+        self.address = face.address
+        self.storage = face.storage
+        self._adapter = adapter
         self._engine = engine
 
     def asked_of(self, scenario: Scenario) -> dict[str, int]:
@@ -71,20 +72,18 @@ class Provider:
         :param since: When it began, in seconds since 1970; the list is not read any further.
         """
         count = 0
-        after: dict[str, str] = {}
-        while True:
-            page = self._client.http.get("/batches", params={"limit": "100", **after}).json()
-            count += sum((batch["metadata"] or {}).get("scenario") == scenario.name for batch in page["data"])
-            if not page["has_more"] or page["data"][-1]["created_at"] < since:
-                return count
-            after = {"after": page["data"][-1]["id"]}
+        for batch in self._adapter.list_batches():
+            count += (batch.metadata or {}).get("scenario") == scenario.name
+            if batch.created_at is not None and batch.created_at < since:
+                break
+        return count
 
 
 @contextmanager
-def provider(folder: Path) -> Iterator[Provider]:
+def provider(folder: Path, face: FaceName = "openai") -> Iterator[Provider]:
     engine = CountingEngine()
-    with serving(folder, engine) as client:
-        yield Provider(client, engine)
+    with serving_face(face, folder, engine) as running, closing(running.uncut.adapter()) as adapter:
+        yield Provider(running, adapter, engine)
 
 
 class Workers:
@@ -113,8 +112,7 @@ class Workers:
         report.write_text("{}")
         order = {
             "scenario": scenario.as_json(),
-            "url": server.url,
-            "key": server.api_key,
+            "address": server.address.as_json(),
             "folder": str(folder),
             "report": str(report),
             **how,
@@ -219,12 +217,12 @@ def broken(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
     place = folder / scenario.name
     place.mkdir(parents=True)
     begun = int(time.time())
-    with fault_proxy(server.url) as proxy, _impatient_adapter(proxy.url, server.api_key) as adapter:
-        drawn = draw_faults(proxy, seed)
+    with _proxies(server) as proxies, _impatient_adapter(server.address, proxies) as adapter:
+        drawn = draw_faults(proxies, seed)
         end = None
         while end is None and report.tries < MOST_TRIES:
             report.tries += 1
-            run = run_of(scenario.as_json(), adapter, place, try_number=report.tries, listing_lag=LISTING_LAG)
+            run = run_of(scenario.as_json(), adapter, place, try_number=report.tries)
             try:
                 end = to_its_end(run, adapter.retrieve_batch)
             except LLMBatchError as error:
@@ -237,14 +235,23 @@ def broken(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
 
 
 @contextmanager
-def _impatient_adapter(url: str, key: str) -> Iterator[OpenAIAdapter]:
+def _proxies(server: Provider) -> Iterator[Proxies]:
+    with ExitStack() as stack:
+        api = stack.enter_context(fault_proxy(server.address.url))
+        if server.storage is None:
+            yield Proxies(api)
+            return
+        # The emulator's own uploads do otherwise than Google's when something breaks.
+        front = stack.enter_context(upload_sessions(server.storage))
+        yield Proxies(api, stack.enter_context(fault_proxy(front.url)))
+
+
+@contextmanager
+def _impatient_adapter(address: Address, proxies: Proxies) -> Iterator[Adapter]:
     transport = TransportSettings(connect_timeout=2.0, timeout=2.0, max_attempts=3)
-    adapter = OpenAIAdapter(OpenAISettings(api_key=key, base_url=url, transport=transport))
-    adapter._http._sleep = lambda seconds: time.sleep(min(seconds, 0.01))
-    try:
+    behind = address.by_way_of(proxies.api.url, proxies.storage.url if proxies.storage else "")
+    with closing(behind.adapter(transport)) as adapter:
         yield adapter
-    finally:
-        adapter.close()
 
 
 def _compare(

@@ -2,8 +2,9 @@
 
     python tests/crash/proof.py [--killed 200] [--broken 100] [--document docs/failures.md]
 
-First one run is killed once at each of its steps, one after the other; then come the seeded runs. Ends with 1 if a
-single row was lost or a single request was asked once more than needed.
+First one run is killed once at each of its steps, one after the other; then come the seeded runs, a fifth as many on
+Azure OpenAI's and on Vertex AI's face. Ends with 1 if a single row was lost or a single request was asked once more
+than needed.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 from crash.campaigns import broken, killed_often, killed_once, provider, undisturbed, workers
+from crash.faces import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from crash.campaigns import Provider, Report, Undisturbed, Workers
+    from crash.faces import FaceName
 
 AT_A_TIME = 4  # they wait for each other's server most of the time
 SWEPT = 184
 """The seed of the run that is killed at each of its steps: its ledger is a file of its own, so that is stepped too."""
+SHARE_OF_OTHERS = 5
+"""What differs there is only how a call is made; so a fifth of the runs."""
 BEGIN, END = "<!-- proof: written by make proof -->", "<!-- end of proof -->"
 
 
@@ -95,24 +100,41 @@ class Crews:
 
 
 def proved(kills: int, breaks: int) -> list[Campaign]:
+    """:param kills: Runs at OpenAI whose workers are killed at random steps.
+    :param breaks: Runs there whose calls are broken.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(provider(folder / "server"))
         crews = Crews(folder, stack)
-        runs = folder / "runs"
-        alone = crews.undisturbed(server, runs)
+        campaigns = [_swept(crews, folder)]
+        for face in TITLES:
+            share = 1 if face == "openai" else SHARE_OF_OTHERS
+            campaigns += _drawn(face, crews, folder, kills // share, breaks // share)
+        return campaigns
+
+
+def _swept(crews: Crews, folder: Path) -> Campaign:
+    with provider(folder / "swept") as server:
+        alone = crews.undisturbed(server, folder / "sweep")
+        return crews.run(
+            "OpenAI: killed once, at each step of one run",
+            lambda step, crew: killed_once(SWEPT, step, alone, server, crew, folder / "sweep"),
+            range(1, len(alone.steps) + 1),
+        )
+
+
+def _drawn(face: FaceName, crews: Crews, folder: Path, kills: int, breaks: int) -> list[Campaign]:
+    runs = folder / f"{face}-runs"
+    with provider(folder / face, face) as server:
         return [
             crews.run(
-                "killed once, at each step of one run",
-                lambda step, crew: killed_once(SWEPT, step, alone, server, crew, runs),
-                range(1, len(alone.steps) + 1),
-            ),
-            crews.run(
-                "killed at up to four random steps, cleared now and then",
+                f"{TITLES[face]}: killed at up to four random steps, cleared now and then",
                 lambda seed, crew: killed_often(seed, server, crew, runs),
                 range(kills),
             ),
-            crews.run("calls broken", lambda seed, crew: broken(seed, server, crew, runs), range(breaks)),
+            crews.run(
+                f"{TITLES[face]}: calls broken", lambda seed, crew: broken(seed, server, crew, runs), range(breaks)
+            ),
         ]
 
 

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from crash.faces import Address
 from crash.tries import FIRST_MAX_TRIES, run_of, to_its_end
 
-from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
+
+    from airflow_provider_llmbatch.adapters.base import Adapter
 
 RETRY = 75
 """The exit code of a worker whose try ended with an error that a retry may mend."""
@@ -79,8 +81,7 @@ class Steps:
 
 def work(
     scenario: dict[str, Any],
-    url: str,
-    key: str,
+    address: dict[str, Any],
     folder: str,
     report: str,
     *,
@@ -90,7 +91,7 @@ def work(
 ) -> int:
     """Try a run to its end; returns the exit code, and leaves the steps that it took in the report."""
     steps = Steps(kill_at, Path(report))
-    adapter = adapter_of(url, key)
+    adapter = adapter_at(Address(**address))
     look = adapter.retrieve_batch
     run = run_of(scenario, adapter, Path(folder), try_number=try_number, max_tries=max_tries)
     if not scenario["folder_store"]:
@@ -108,14 +109,16 @@ def work(
 
 
 @cache
-def adapter_of(url: str, key: str) -> OpenAIAdapter:
-    return OpenAIAdapter(OpenAISettings(api_key=key, base_url=url))
+def adapter_at(address: Address) -> Adapter:
+    if address.face == "vertex":
+        import google.cloud.aiplatform_v1  # noqa: F401 - seconds, which each fork would spend anew
+    return address.adapter()
 
 
 def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
-        adapter_of(order["url"], order["key"])  # before the fork, since it takes a while; it connects later
+        adapter_at(Address(**order["address"]))  # before the fork, since it takes a while; it connects later
         pid = os.fork()
         if not pid:
             code = 2

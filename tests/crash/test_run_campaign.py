@@ -65,3 +65,40 @@ def test_a_run_whose_calls_are_broken_ends_like_one_that_nothing_disturbs(
     report = broken(seed, server, crew, tmp_path)
     assert report.faults
     assert (report.duplicates, report.lost) == (0, 0), report
+
+
+@pytest.fixture(scope="module", params=["azure", "vertex"])
+def other_face(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    with provider(tmp_path_factory.mktemp("face"), request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alone_there(other_face: Provider, crew: Workers, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return undisturbed(SWEPT, "alone", other_face, crew, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize("kind", ["after create_file", "after create_batch"])
+def test_a_run_whose_worker_is_killed_after_a_call_finds_what_it_made_at_every_provider(
+    other_face: Provider, alone_there: Undisturbed, crew: Workers, tmp_path: Path, kind: str
+) -> None:
+    step = alone_there.steps.index(kind) + 1
+    report = killed_once(SWEPT, step, alone_there, other_face, crew, tmp_path)
+    assert (report.kills, report.duplicates, report.lost) == ([kind], 0, 0)
+
+
+def test_a_run_whose_workers_are_killed_again_and_again_ends_like_one_that_nobody_kills_at_every_provider(
+    other_face: Provider, crew: Workers, tmp_path: Path
+) -> None:
+    report = killed_often(0, other_face, crew, tmp_path)
+    assert report.kills
+    assert (report.duplicates, report.lost) == (0, 0), report
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_whose_calls_are_broken_ends_like_one_that_nothing_disturbs_at_every_provider(
+    other_face: Provider, crew: Workers, tmp_path: Path, seed: int
+) -> None:
+    report = broken(seed, other_face, crew, tmp_path)
+    assert report.faults
+    assert (report.duplicates, report.lost) == (0, 0), report

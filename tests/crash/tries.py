@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from crash.faces import LISTING_LAG
 from support.stores import FileStore
 
 from airflow_provider_llmbatch.core.run.options import RunOptions
@@ -36,7 +37,6 @@ def run_of(
     *,
     try_number: int,
     max_tries: int = FIRST_MAX_TRIES,
-    listing_lag: float = 0.0,
 ) -> Run:
     """:param place: Holds the output, and the ledger if that is no part of it."""
     output = Folder(place / "out")
@@ -48,7 +48,7 @@ def run_of(
         attempt=Attempt(try_number, max_tries, was_cleared=max_tries != FIRST_MAX_TRIES),
         source=RunInput(lambda: _rows(scenario["rows"]), "p", None, "the scenario's rows"),
         options=RunOptions(**scenario["options"]),
-        timing=Timing(listing_lag=listing_lag),
+        timing=Timing(listing_lag=LISTING_LAG),
         log=structlog.get_logger(),
     )
 

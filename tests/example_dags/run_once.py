@@ -39,7 +39,8 @@ def run(bag: DagBag, confs: dict[str, Any]) -> dict[str, object]:
         of_dag |= {
             "tasks": {name if index < 0 else f"{name}_{index}": state for (name, index), state in states.items()}
         }
-        told[dag_id] = of_dag
+        labels = [ti.rendered_map_index for ti in run.get_task_instances() if ti.map_index >= 0]
+        told[dag_id] = of_dag | {"labels": sorted(map(str, labels))}
     return told
 
 

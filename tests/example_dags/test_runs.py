@@ -135,6 +135,7 @@ def test_each_of_ten_partitions_has_a_manifest_of_its_own(examples: Told, exampl
     run = examples["run_partitions"]
     mapped = [f"summarize_{number}" for number in range(10)]
     assert (run["state"], run["tasks"]) == ("success", dict.fromkeys(["partitions", *mapped, "collect"], "success"))
+    assert run["labels"] == [f"partition={number}" for number in range(10)]
     manifests = sorted((output / "run_partitions" / run["run_id"]).glob("partition=*/summaries/manifest.json"))
     assert len(manifests) == 10
     with (example_dags / "data" / "product_reviews.csv").open(newline="", encoding="utf-8") as table:

@@ -173,3 +173,18 @@ def test_drivers_that_would_fetch_everything_are_asked_for_a_cursor_on_the_serve
     monkeypatch.setattr(BaseHook, "get_hook", lambda _conn_id: hook)
     assert sum(1 for _ in query_rows("warehouse", "select id from t")) == 1_500
     assert driver.asked == [cursor, "select id from t", 1_000, 500, 0, "close", "close"]
+
+
+def test_what_goes_wrong_at_closing_does_not_hide_what_broke_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Driver):
+        def fetchmany(self, count: int) -> list[tuple[int]]:
+            raise ConnectionResetError(f"no {count:,} rows")
+
+        def close(self) -> None:  # as PyMySQL 1.2 does it
+            raise AttributeError("'NoneType' object has no attribute 'read'")
+
+    hook = SqliteHook.__new__(SqliteHook)
+    monkeypatch.setattr(hook, "get_conn", lambda: Broken([]), raising=False)
+    monkeypatch.setattr(BaseHook, "get_hook", lambda _conn_id: hook)
+    with pytest.raises(StorageError, match=r"failed after 0 rows \(ConnectionResetError: no 1,000 rows\)"):
+        next(query_rows("warehouse", "select id from t"))

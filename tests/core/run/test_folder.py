@@ -9,7 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.object_storage import airflow_memory
+from support.object_storage import airflow_gs, airflow_memory
 from upath import UPath
 
 from airflow_provider_llmbatch.core.storage import Folder
@@ -20,13 +20,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=["local", "memory", "file", "airflow"])
+# aiohttp's advice to gcsfs, in whose thread nothing else waits.
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+
+
+@pytest.fixture(params=["local", "memory", "file", "airflow", "gs"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
     if request.param == "local":
         yield Folder(tmp_path / "run")
         return
     if request.param == "file":
         yield Folder(UPath((tmp_path / "run").as_uri(), auto_mkdir=True))
+        return
+    if request.param == "gs":
+        with airflow_gs(request.getfixturevalue("gcs")) as bucket:
+            yield Folder(bucket / "run")
         return
     address = f"memory://{uuid.uuid4().hex}/run"
     if request.param == "airflow":
