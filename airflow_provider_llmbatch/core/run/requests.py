@@ -26,6 +26,7 @@ _WHERE_THE_PROMPT_GOES: Final = {
     "/moderations": "input",
     "/images/generations": "prompt",
 }
+_MOST_DIGITS: Final = 12  # of a number of tokens
 TEXT_COLUMN: Final = "prompt"
 """The one column of a record that is only a text."""
 
@@ -38,6 +39,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     :param origin: Where the record came from, for messages; ``number`` counts there from 1.
     :param key: The caller's key: a value, or an object if it has several columns.
     :param columns: The columns to keep, as an object.
+    :param max_tokens: Output tokens that each answer may have; ``None`` if the request does not say.
+    :param answers: That it asks for.
+    :param is_text: Whether its body certainly holds nothing but texts.
     """
 
     url: str
@@ -48,6 +52,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     number: int
     key: bytes | None = None
     columns: bytes | None = None
+    max_tokens: int | None = None
+    answers: int = 1
+    is_text: bool = False
 
     def refused(self, problem: str) -> BatchInputError:
         """:param problem: Completes "Line 17 of reviews.jsonl …"."""
@@ -62,13 +69,41 @@ class _Ready(msgspec.Struct, gc=False):
     body: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Body(msgspec.Struct, gc=False):
+_ABSENT: Final = msgspec.Raw(b"")
+
+
+class _Size(msgspec.Struct, gc=False):
+    """How long answers may be, and how many there are; what is no whole number is the provider's to refuse."""
+
+    max_tokens: msgspec.Raw = _ABSENT
+    max_completion_tokens: msgspec.Raw = _ABSENT
+    max_output_tokens: msgspec.Raw = _ABSENT
+    n: msgspec.Raw = _ABSENT
+
+    def bound(self) -> int | None:
+        """Output tokens of one answer, under whichever name."""
+        for given in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
+            if given is not _ABSENT and (count := _whole(given)) is not None:
+                return count
+        return None
+
+    def answers(self) -> int:
+        return 1 if self.n is _ABSENT else _whole(self.n) or 1
+
+
+class _Body(_Size, gc=False):
     model: str | None = None
     stream: bool | None = None
 
 
+def _whole(raw: msgspec.Raw) -> int | None:
+    digits = bytes(raw)
+    return int(digits) if 0 < len(digits) < _MOST_DIGITS and digits.isdigit() else None
+
+
 _decode_ready = msgspec.json.Decoder(_Ready).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
+_decode_size = msgspec.json.Decoder(_Size).decode
 _decode_columns = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -151,6 +186,9 @@ class RequestTemplate:
             number=record.number,
             key=self._key(values) if self.key_columns else None,
             columns=record.raw if self.columns is None else _object(self.columns, values) if self.columns else None,
+            max_tokens=parts.max_tokens,
+            answers=parts.answers,
+            is_text=True,
         )
 
     def _ready(self, record: Record) -> Row:
@@ -172,6 +210,8 @@ class RequestTemplate:
             origin=record.origin,
             number=record.number,
             key=None if key == b"null" else key,
+            max_tokens=told.bound(),
+            answers=told.answers(),
         )
 
     def _key(self, values: Mapping[str, msgspec.Raw]) -> bytes:
@@ -214,6 +254,7 @@ class _Parts:
     """A request's body, cut where texts go into it.
 
     :param used: The columns that decide about the row, for its fingerprint.
+    :param max_tokens: Of one answer; ``answers``: how many each request asks for.
     """
 
     head: bytes
@@ -222,6 +263,8 @@ class _Parts:
     prompt: Prompt
     tail: bytes
     used: tuple[str, ...]
+    max_tokens: int | None
+    answers: int
 
 
 def _parts_of(template: RequestTemplate) -> _Parts:
@@ -249,7 +292,8 @@ def _parts_of(template: RequestTemplate) -> _Parts:
     used = dict.fromkeys(
         (*template.key_columns, *(system.columns if system else ()), *prompt.columns, *(template.columns or ()))
     )
-    return _Parts(head, system, middle, prompt, tail + more + b"}", tuple(used))
+    size = _decode_size(b"{%b}" % more.removeprefix(b","))
+    return _Parts(head, system, middle, prompt, tail + more + b"}", tuple(used), size.bound(), size.answers())
 
 
 def _more(template: RequestTemplate, place: str) -> bytes:

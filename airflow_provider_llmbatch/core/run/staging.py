@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import msgspec
 
+from airflow_provider_llmbatch.core.costs.volume import VolumeMeter
 from airflow_provider_llmbatch.core.run.splitting import REQUEST_HEAD, SplitLimits, StageIndex, StagePart
 from airflow_provider_llmbatch.core.run.unique_keys import UniqueKeys
 from airflow_provider_llmbatch.errors import BatchInputError
@@ -119,6 +120,7 @@ class Staging:
         kept = b"" if row.columns is None else b',"input":' + row.columns
         row_line = b"".join((b'{"ordinal":', number, b',"key":', row.key or b"null", kept, b"}\n"))
         part.add(line, row_line, size, tokens, ordinal)
+        part.meter.add(row.body, max_tokens=row.max_tokens, answers=row.answers, is_text=row.is_text)
 
     def _uploaded(self, check: LineCheck, line: bytes, row: Row) -> int:
         try:
@@ -208,6 +210,7 @@ class _OpenPart:
 
     def __init__(self, folder: Folder, number: int, group: tuple[str, str | None], check: LineCheck | None) -> None:
         self.check = check
+        self.meter = VolumeMeter()
         self._endpoint, self._model = group
         self.middle = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(self._endpoint)
         self._number = number
@@ -267,6 +270,7 @@ class _OpenPart:
             tokens=self._tokens,
             first=self._first,
             last=self._last,
+            volume=self.meter.volume(),
         )
 
     def _flush(self) -> None:

@@ -1,0 +1,1 @@
+"""What batches cost: prices, and the bill that is made of them."""
