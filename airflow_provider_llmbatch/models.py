@@ -16,7 +16,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapValidator,
+    model_serializer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,12 +159,32 @@ class RequestCounts(_Model):
         return self.completed + self.failed
 
 
-class InputTokensDetails(_Model):
+class _TokensDetails(_Model):
+    @model_serializer(mode="wrap")
+    def _without_rare_kinds(self, handler: SerializerFunctionWrapHandler) -> dict[str, int]:
+        """Kinds that few models have are named only where there are some."""
+        counts: dict[str, int] = handler(self)
+        return {name: count for name, count in counts.items() if count or name in _COMMON_KINDS}
+
+
+_COMMON_KINDS: Final = ("cached_tokens", "reasoning_tokens")
+
+
+class InputTokensDetails(_TokensDetails):
+    """Kinds of input. ``cached_tokens`` were read from the provider's cache, ``cache_write_tokens`` written to it."""
+
     cached_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    audio_tokens: Count = 0
+    image_tokens: Count = 0
 
 
-class OutputTokensDetails(_Model):
+class OutputTokensDetails(_TokensDetails):
+    """Kinds of output."""
+
     reasoning_tokens: Count = 0
+    audio_tokens: Count = 0
+    image_tokens: Count = 0
 
 
 class Usage(_Model):

@@ -164,6 +164,11 @@ class AzureAdapter(OpenAIAdapter):
         )
         return batch.model_copy(update={"endpoint": endpoint})  # the answer's may be null, or chat's for responses
 
+    @property
+    @override
+    def price_list(self) -> str | None:
+        return "azure"
+
     @override
     def known_parameters(self, endpoint: str) -> frozenset[str] | None:
         known = PARAMETERS.get(f"/v1{endpoint.removeprefix('/v1')}") if self._address.is_azure else None

@@ -86,6 +86,11 @@ class Adapter(ABC):
     stores_as_sent: ClassVar[bool] = True
     """Whether a file is stored byte for byte as it was uploaded, so that its size tells it from another."""
 
+    @property
+    def price_list(self) -> str | None:
+        """Whose published prices hold, in genai-prices' words or as the URL of an API; ``None`` for nobody's."""
+        return None
+
     @abstractmethod
     def create_file(
         self, stream: BinaryIO, *, filename: str, purpose: str = "batch", expires_after: int | None = None

@@ -210,6 +210,11 @@ class OpenAIAdapter(Adapter):
         address = self._settings.console_url or (_CONSOLE_URL if self._is_openai else None)
         return address and address.replace("{batch_id}", quote(batch_id, safe=""))
 
+    @property
+    @override
+    def price_list(self) -> str | None:
+        return "openai" if self._is_openai else self._settings.base_url  # some that speak this API publish prices too
+
     @override
     def ping(self) -> str:
         batches = list(self.list_batches(limit=1))

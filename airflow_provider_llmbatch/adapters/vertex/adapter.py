@@ -207,6 +207,11 @@ class VertexAdapter(Adapter):
             batch if batch.is_terminal else batch.model_copy(update={"status": "cancelling", "provider_status": None})
         )
 
+    @property
+    @override
+    def price_list(self) -> str | None:
+        return "google"
+
     @override
     def console_url(self, batch_id: str) -> str | None:
         with suppress(LLMBatchError):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from airflow_provider_llmbatch.core.costs.tokens import Tokens
 from airflow_provider_llmbatch.core.run.content import Answered, Content, content_of, decoded_text
 from airflow_provider_llmbatch.core.run.retriable import is_retriable
 from airflow_provider_llmbatch.core.run.shape import MisfitError
-from airflow_provider_llmbatch.core.run.tokens import Tokens
 from airflow_provider_llmbatch.models import ResultError
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.costs.tokens import Tokens
 from airflow_provider_llmbatch.core.jsonl import read_blocks
 from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.run.answer_lines import AnswerLines, error_of_batch
 from airflow_provider_llmbatch.core.run.content import quick_answer
-from airflow_provider_llmbatch.core.run.tokens import Tokens
 from airflow_provider_llmbatch.models import Outcome, Result
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.core.run.tokens import Tokens, UsageFound, tokens_of
+from airflow_provider_llmbatch.core.costs.tokens import Tokens, UsageFound, tokens_of
 
 _NULL: Final = b"null"
 _TEXT: Final = ord('"')

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from airflow_provider_llmbatch.core.costs.tokens import Tokens, tokens_of_usage
 from airflow_provider_llmbatch.core.results import result_of_line
 from airflow_provider_llmbatch.core.run.content import content_of, decoded_text, quick_answer
-from airflow_provider_llmbatch.core.run.tokens import Tokens
+from airflow_provider_llmbatch.models import Usage
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -54,7 +55,7 @@ def fields(body: JsonValue) -> dict[str, Any]:
     """What is in a body, without the fields that hold nothing."""
     content = content_of(json.dumps(body).encode())
     found: dict[str, Any] = {"text": decoded_text(content.text), "finish_reason": content.finish_reason}
-    found |= {"model": content.model, "tokens": content.tokens and msgspec.structs.astuple(content.tokens)}
+    found |= {"model": content.model, "tokens": content.tokens and msgspec.structs.astuple(content.tokens)[:5]}
     for name in ("refusal", "tool_calls", "embedding", "body"):
         value = getattr(content, name)
         found[name] = None if value is None else json.loads(value)
@@ -164,6 +165,22 @@ def test_a_body_that_no_field_can_hold_is_kept_whole(body: JsonValue) -> None:
 def test_a_body_of_another_shape_is_kept_whole_with_model_and_usage(choices: JsonValue) -> None:
     body = {"model": "m-1", "choices": choices, "usage": CHAT_USAGE}
     assert fields(body) == {"body": body, "model": "m-1", "tokens": (10, 4, 5, 2, 15)}
+
+
+def test_kinds_of_tokens_that_few_models_have() -> None:
+    read = {"cached_tokens": 4, "cache_write_tokens": 3, "audio_tokens": 2, "image_tokens": 1}
+    written = {"reasoning_tokens": 2, "audio_tokens": 6, "image_tokens": 5}
+    usage = {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50}
+    body = {
+        **chat({"content": "a"}),
+        "usage": usage | {"prompt_tokens_details": read, "completion_tokens_details": written},
+    }
+    tokens = content_of(msgspec.json.encode(body)).tokens
+    assert tokens == Tokens(30, 4, 20, 2, 50, 3, 2, 1, 6, 5)
+    shown = {"input_tokens": 30, "output_tokens": 20, "total_tokens": 50}
+    shown |= {"input_tokens_details": read, "output_tokens_details": written}
+    assert msgspec.json.decode(tokens.as_json()) == shown
+    assert tokens_of_usage(Usage.model_validate(shown)) == tokens
 
 
 @pytest.mark.parametrize(
