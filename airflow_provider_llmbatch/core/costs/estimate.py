@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from datetime import date
+from datetime import date  # noqa: TC003 - pydantic reads the annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict
 
 from airflow_provider_llmbatch.core.costs.tokenizers import tokenizer_of
 from airflow_provider_llmbatch.core.costs.tokens import Tokens
-from airflow_provider_llmbatch.core.costs.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmbatch.core.costs.prices import Prices
     from airflow_provider_llmbatch.core.costs.rates import Price
+    from airflow_provider_llmbatch.core.costs.volume import Volume
 
     Group: TypeAlias = tuple[str | None, str]
     """A model and an endpoint."""
@@ -61,9 +61,7 @@ class CostRange(_Entry):
     high: Decimal
 
     def __add__(self, other: CostRange) -> CostRange:
-        return CostRange(
-            low=self.low + other.low, likely=self.likely + other.likely, high=self.high + other.high
-        )
+        return CostRange(low=self.low + other.low, likely=self.likely + other.likely, high=self.high + other.high)
 
 
 class Calibration(_Entry):

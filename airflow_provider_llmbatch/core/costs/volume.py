@@ -1,4 +1,4 @@
-"""How much an input asks of a model, whichever that is: characters by kind, messages, images, and bounds of the answers.
+"""How much an input asks, whatever the model: characters by kind, messages, images, and the bounds of its answers.
 
 Rows and the bounds of their answers are counted one by one. The texts of each 64th request are looked into, which costs
 a hundredth of staging it, and stand for the others by their share of the bytes.

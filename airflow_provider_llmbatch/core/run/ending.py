@@ -6,6 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmbatch.core.run.beforehand import estimate_of
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
 from airflow_provider_llmbatch.core.run.publish import publish
 from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
@@ -14,6 +15,7 @@ from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from airflow_provider_llmbatch.core.costs.estimate import Estimate
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.parts import PartState
@@ -37,7 +39,7 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
             state.part.number: [_entry(number, landed) for number, landed in enumerate(state.landings, 1)]
             for state in states
         },
-        facts=_facts(job, index),
+        facts=_facts(job, index, estimate_of(job, stage)),
         publish_id=index.publish_id or "",
         published_at=int(now),
         kind=job.options.format,
@@ -48,10 +50,11 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
     return manifest
 
 
-def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...]) -> Shortfall:
+def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...], over_budget: str | None = None) -> Shortfall:
     """What was left undone, as the ledger tells.
 
     :param running: Batches that had not ended when their deadline was long past.
+    :param over_budget: Why ``max_cost_usd`` kept rows from being submitted, if it did.
     """
     refused: list[tuple[str, str]] = []
     late: list[str] = list(running)
@@ -64,7 +67,7 @@ def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...]) -> Sh
             late.append(last.batch_id)
         if state.lines is not None and (state.record is None or state.record.batch_id not in running):
             unsent += state.lines.rows
-    return Shortfall(tuple(refused), tuple(late), running, unsent)
+    return Shortfall(tuple(refused), tuple(late), running, unsent, over_budget)
 
 
 def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[PartState]) -> None:
@@ -95,7 +98,7 @@ def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[
         job.forget_stage(stage_id)
 
 
-def _facts(job: Job, index: IndexRecord) -> RunFacts:
+def _facts(job: Job, index: IndexRecord, estimate: Estimate) -> RunFacts:
     slot = job.slot
     return RunFacts(
         run=RunIdentity(
@@ -110,6 +113,7 @@ def _facts(job: Job, index: IndexRecord) -> RunFacts:
         source=job.source.description,
         fingerprints=Fingerprints(rows=index.rows_sha256 or "", parameters=index.parameters_sha256, model=index.model),
         started_at=int(index.started_at),
+        estimate=estimate,
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.core.run.budget import spent_on
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.run.old_batches import cancel_old, count_submitted
 from airflow_provider_llmbatch.core.run.parts import state_of
@@ -172,6 +173,7 @@ class _Choice:
     def _replaced(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:
         if old.state == "running":
             cancel_old(self.job, old)
+        new = new.model_copy(update={"earlier_usd": spent_on(self.job, old, self._manifest_of(old))})
         self.job.index.write(new)
         self.job.forget_stage(old.stage_id)
         if old.state == "running" and old.publish_id is not None and self._manifest_of(old) is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.core.costs.prices import Prices
 from airflow_provider_llmbatch.core.ledger import BatchRecord, FileRecord, Ledger
 from airflow_provider_llmbatch.core.run.records import INDEX, QUEUE, IndexRecord, LandedRecord, QueueRecord, name_of
 from airflow_provider_llmbatch.core.run.stage import Stage
@@ -51,6 +52,8 @@ class RunInput:
 class Job:
     """:param store: Durable: Airflow's task state store, or a ``FolderStore``.
     :param output: Where the result set is published, and the stage lies.
+    :param prices: What models cost behind this connection; by default nobody's published ones.
+    :param earlier_output: Where an earlier run of the same task has published, if that is known.
     :param is_stopping: Whether the process is about to end: then nothing more is submitted.
     """
 
@@ -64,6 +67,8 @@ class Job:
     timing: Timing
     log: FilteringBoundLogger
     is_stopping: Callable[[], bool] = lambda: False
+    prices: Prices = field(default_factory=Prices)
+    earlier_output: Callable[[], Folder | None] = lambda: None
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from airflow_provider_llmbatch.core.costs.volume import Volume
+from airflow_provider_llmbatch.core.costs.volume import Volume  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.adapters.base import Limits
