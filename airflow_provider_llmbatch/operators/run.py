@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -13,9 +15,10 @@ from typing_extensions import override
 
 from airflow_provider_llmbatch.core.polling import GiveUp
 from airflow_provider_llmbatch.core.run.options import RunOptions
+from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
-from airflow_provider_llmbatch.operators.asked import Asked, check_source
+from airflow_provider_llmbatch.operators.asked import Asked, cap_of, check_input
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 from airflow_provider_llmbatch.operators.wait import (
     Killed,
@@ -71,6 +74,9 @@ class LLMBatchRunOperator(BaseOperator):
     :param max_rows_per_batch: Fewer rows in one batch than the provider allows.
     :param max_bytes_per_batch: Fewer bytes of one input file than the provider allows.
     :param max_tokens_per_batch: Estimated tokens of one batch; without limit by default.
+    :param max_cost_usd: What the run may cost in US dollars. If the estimate is above that, nothing is uploaded; if
+        a batch no longer fits, it is not submitted, what was is published, and the task fails. Counts all attempts,
+        tries and clears of this task in its DAG run. (templated)
     :param max_parallel_batches: How many batches may be under way at the same time.
     :param max_attempts: How often a row may be submitted, the first time included.
     :param on_failed_rows: ``succeed``, ``fail``, or how many rows (10) or which share (0.01) may lack a good answer.
@@ -95,7 +101,7 @@ class LLMBatchRunOperator(BaseOperator):
     :raises ValueError: Parameters that cannot hold, told while the DAG is read.
     """
 
-    template_fields: Sequence[str] = ("source", "query", "output_uri", "model", "llmbatch_conn_id")
+    template_fields: Sequence[str] = ("source", "query", "output_uri", "model", "max_cost_usd", "llmbatch_conn_id")
     template_fields_renderers = {"query": "sql"}  # noqa: RUF012 - BaseOperator declares it so
     operator_extra_links: Collection[BaseOperatorLink] = (LLMBatchConsoleLink(),)
     ui_color: str = "#d9eae4"
@@ -123,6 +129,7 @@ class LLMBatchRunOperator(BaseOperator):
         max_rows_per_batch: int | None = None,
         max_bytes_per_batch: int | None = None,
         max_tokens_per_batch: int | None = None,
+        max_cost_usd: float | Decimal | str | None = None,
         max_parallel_batches: int = 10,
         max_attempts: int = 3,
         on_failed_rows: Literal["succeed", "fail"] | float = "succeed",
@@ -147,6 +154,9 @@ class LLMBatchRunOperator(BaseOperator):
         super().__init__(**kwargs)
         check_intervals(min_poll_interval, max_poll_interval)
         self.check_input(source, query, sql_conn_id)
+        if isinstance(max_cost_usd, int | float | Decimal):  # a template is known when the task runs
+            cap_of(max_cost_usd)
+        self.max_cost_usd = max_cost_usd
         self.source = source
         self.source_format = source_format
         self.query = query
@@ -213,27 +223,14 @@ class LLMBatchRunOperator(BaseOperator):
 
     def check_input(self, source: object, query: str | None, sql_conn_id: str | None) -> None:
         """Refuse, while the DAG is read, what cannot be an input."""
-        if (source is None) == (query is None):
-            raise ValueError(
-                "An input is needed, and one only: source=, the URI of a file, or query= with sql_conn_id=. Requests "
-                "that are made in Python come from a function decorated with @task.llmbatch."
-            )
-        if query is not None and not sql_conn_id:
-            raise ValueError("query= needs sql_conn_id=, the Airflow connection of its database")
-        if source is not None:
-            check_source(source)
+        check_input(source, query, sql_conn_id)
 
     def records_of(self, context: Context) -> Records:
         """Where the rows come from; nothing is read yet."""
-        from airflow_provider_llmbatch.operators.run_input import (  # noqa: PLC0415 - no DAG file needs it
-            records_of_query,
-            records_of_source,
-        )
+        from airflow_provider_llmbatch.operators.run_input import records_of  # noqa: PLC0415 - no DAG file needs it
 
         del context
-        if self.query:
-            return records_of_query(self.query, self.sql_conn_id or "")
-        return records_of_source(self.source, self.source_format)
+        return records_of(self.source, self.source_format, self.query, self.sql_conn_id)
 
     def _go_on(self, context: Context, *, first: bool = False) -> dict[str, JsonValue]:
         """Go as far as it goes, and wait, again and again, until the result set is published.
@@ -244,6 +241,7 @@ class LLMBatchRunOperator(BaseOperator):
 
         self._kill = SimpleQueue()
         hook = LLMBatchHook(self.llmbatch_conn_id)
+        options = replace(self.options, max_cost_usd=_cap(self.max_cost_usd))
         while True:
             state = advanced(
                 context,
@@ -252,7 +250,7 @@ class LLMBatchRunOperator(BaseOperator):
                 asked=self.asked,
                 model=self.model,
                 records=self.records_of(context),
-                options=self.options,
+                options=options,
                 is_stopping=self._is_killed,
                 log=self.log,
             )
@@ -309,6 +307,15 @@ class LLMBatchRunOperator(BaseOperator):
         return cancel_all_if_over(
             context["ti"], waiting.batch_ids, hook.adapter.cancel_batch, seconds=_SECONDS_TO_CANCEL
         )
+
+
+def _cap(given: object) -> Decimal | None:
+    try:
+        return cap_of(given)
+    except ValueError as error:
+        raise BatchInputError(
+            f"{error}. Nothing was uploaded or billed now. A retry would find the same: correct the template."
+        ) from None
 
 
 def _seconds(given: timedelta | None) -> float | None:

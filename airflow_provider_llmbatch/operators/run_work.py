@@ -66,8 +66,19 @@ def advanced(
             timing=hook.timing,
             log=folded,
             is_stopping=is_stopping,
+            prices=hook.prices,
+            earlier_output=partial(earlier_output, context),
         )
         return replace(run, store=run_store_of(context, lambda: FolderStore(run.folder))).advance()
+
+
+def earlier_output(context: Context) -> Folder | None:
+    """Where this task has published in an earlier DAG run, as it told Airflow then."""
+    instance = context["ti"]
+    told = instance.xcom_pull(
+        task_ids=instance.task_id, key="manifest", include_prior_dates=True, map_indexes=instance.map_index
+    )
+    return Folder(path_of(told.removesuffix(f"/{MANIFEST}"))) if isinstance(told, str) else None
 
 
 def published(context: Context, state: Published, *, output: str, log: FilteringBoundLogger) -> dict[str, JsonValue]:

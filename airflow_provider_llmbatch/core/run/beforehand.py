@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from airflow_provider_llmbatch.core.costs.estimate import Calibration, Estimate, estimate
-from airflow_provider_llmbatch.core.costs.volume import Texts, Volume
+from airflow_provider_llmbatch.core.costs.volume import Texts, Volume, VolumeMeter
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
+from airflow_provider_llmbatch.core.run.staging import no_rows
 from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable
+
+    from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.core.costs.estimate import Group
-    from airflow_provider_llmbatch.core.run.job import Job
+    from airflow_provider_llmbatch.core.run.job import Job, RunInput
     from airflow_provider_llmbatch.core.run.manifest import Manifest
+    from airflow_provider_llmbatch.core.run.requests import Row
     from airflow_provider_llmbatch.core.run.stage import Stage, StagePart
+    from airflow_provider_llmbatch.core.storage import Folder
 
 _NAME: Final = "estimate.json"
 
@@ -34,7 +39,8 @@ def estimate_of(job: Job, stage: Stage) -> Estimate:
             return Estimate.model_validate_json(content)
         except ValidationError:
             job.log.info(f"{stage.folder.uri(_NAME)} is of another release: estimating anew")
-    made = estimate(volumes_of(stage.parts), job.prices, now=job.timing.clock(), calibrations=_calibrations_for(job))
+    earlier = calibrations_from([lambda: job.output, job.earlier_output], job.source, log=job.log)
+    made = estimate(volumes_of(stage.parts), job.prices, now=job.timing.clock(), calibrations=earlier)
     stage.folder.put(_NAME, made.model_dump_json(indent=1).encode())
     return made
 
@@ -55,25 +61,37 @@ def volume_of(part: StagePart) -> Volume:
     return Volume(rows=part.rows, bytes=part.bytes, texts=texts, answers=part.rows, unbounded=part.rows)
 
 
-def _calibrations_for(job: Job) -> Mapping[Group, Calibration]:
-    """What the last run that asked the same has used, as its manifest tells."""
-    for manifest in _earlier(job):
-        told = manifest.fingerprints
-        if (told.parameters, told.model) == (job.source.parameters_sha256, job.source.model):
+def measured(rows: Iterable[Row]) -> dict[Group, Volume]:
+    """What rows ask, by model and endpoint, without keeping any of them.
+
+    :raises BatchInputError: A row cannot be sent, or there is none.
+    """
+    meters: dict[Group, VolumeMeter] = defaultdict(VolumeMeter)
+    for row in rows:
+        meters[row.model, row.url].add(row.body, max_tokens=row.max_tokens, answers=row.answers, is_text=row.is_text)
+    if not meters:
+        raise no_rows()
+    return {group: meter.volume() for group, meter in meters.items()}
+
+
+def calibrations_from(
+    folders: Iterable[Callable[[], Folder | None]], source: RunInput, *, log: FilteringBoundLogger
+) -> dict[Group, Calibration]:
+    """What the first result set that asked the same has used, among those that were published in some folders.
+
+    A set that cannot be read is passed over: an estimate is no reason to fail.
+    """
+    for find in folders:
+        try:
+            folder = find()
+            manifest = read_manifest(folder) if folder is not None else None
+        except LLMBatchError as error:
+            log.info(f"An earlier result set cannot tell what its answers used: {error}")
+            continue
+        told = manifest and manifest.fingerprints
+        if manifest and told and (told.parameters, told.model) == (source.parameters_sha256, source.model):
             return calibrations(manifest)
     return {}
-
-
-def _earlier(job: Job) -> Iterable[Manifest]:
-    for folder in (lambda: job.output, job.earlier_output):
-        try:
-            place = folder()
-            manifest = read_manifest(place) if place is not None else None
-        except LLMBatchError as error:  # an estimate is no reason to fail
-            job.log.info(f"An earlier result set cannot tell what its answers used: {error}")
-            continue
-        if manifest is not None:
-            yield manifest
 
 
 def calibrations(manifest: Manifest) -> dict[Group, Calibration]:

@@ -44,6 +44,14 @@ class LineCheck(Protocol):
         """
 
 
+def no_rows() -> BatchInputError:
+    """The error of an input that is empty."""
+    return BatchInputError(
+        "The input has no rows. Nothing was uploaded or billed. A retry would find the same: see why the source is "
+        "empty, or skip the task where that is to be expected."
+    )
+
+
 class Staging:
     """One input on its way into a folder."""
 
@@ -94,10 +102,7 @@ class Staging:
             part = self._open.get((row.url, row.model)) or self._opened(row)
             self._add(part, row, ordinal)
         if ordinal < 0:
-            raise BatchInputError(
-                "The input has no rows. Nothing was uploaded or billed. A retry would find the same: see why the "
-                "source is empty, or skip the task where that is to be expected."
-            )
+            raise no_rows()
         self._check_keys(ordinal + 1)
         for group in list(self._open):
             self._close(group)
