@@ -53,6 +53,16 @@ _COMMON_FIELDS: Final = {
         "schema": _seconds(120.0),
         "description": "Seconds by which the provider's list of batches may lag behind a creation.",
     },
+    "prices": {
+        "label": "Prices",
+        "schema": _JSON_OBJECT,
+        "description": "A JSON object with a price table of your own, which counts before published prices.",
+    },
+    "prices_file": {
+        "label": "Price file",
+        "schema": _TEXT,
+        "description": "Path or URI of a JSON file with such a table, instead.",
+    },
 }
 """On the form of every connection type."""
 

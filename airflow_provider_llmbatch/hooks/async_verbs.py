@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel, JsonValue
 
+    from airflow_provider_llmbatch.core.costs.bill import Costs
     from airflow_provider_llmbatch.core.costs.estimate import Estimate
     from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, Source
     from airflow_provider_llmbatch.models import Batch, File, Result
@@ -95,6 +96,11 @@ class AsyncVerbs:
     def alist_batches(self, *, after: str | None = None, limit: int | None = None) -> AsyncGenerator[Batch, None]:
         """``list_batches`` for async tasks."""
         return self._pulled(lambda hook: hook.list_batches(after=after, limit=limit), _ITEMS_AT_ONCE)
+
+    async def abatch_cost(self, batch: Batch | str) -> Costs:
+        """``batch_cost`` for async tasks."""
+        hook = await self._ready()
+        return await _in_thread(hook.batch_cost, batch)
 
     async def acancel_batch(self, batch_id: str) -> Batch:
         """``cancel_batch`` for async tasks."""

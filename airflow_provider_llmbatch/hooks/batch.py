@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, JsonValue
 
     from airflow_provider_llmbatch.adapters.base import Adapter
+    from airflow_provider_llmbatch.core.costs.bill import Costs
     from airflow_provider_llmbatch.core.costs.estimate import Estimate
     from airflow_provider_llmbatch.core.costs.prices import Prices
     from airflow_provider_llmbatch.core.storage import StoragePath
@@ -109,19 +110,23 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
 
         return Timing(listing_lag=extra_of(self.connection, CommonExtra).listing_lag)
 
-    @cached_property
-    def prices(self) -> Prices:
-        """What models cost behind this connection."""
-        from airflow_provider_llmbatch.core.costs.prices import Prices  # noqa: PLC0415 - only bills need it
-
-        return Prices(self.adapter.price_list)
-
     @property
     def default_model(self) -> str | None:
         """What the connection asks for where nobody names a model."""
         from airflow_provider_llmbatch.hooks.settings import CommonExtra, extra_of  # noqa: PLC0415 - as above
 
         return extra_of(self.connection, CommonExtra).model
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What models cost here: by the connection's own table first, else as its provider publishes it.
+
+        :raises ConnectionSettingsError: The table cannot be used.
+        :raises StorageError: Its file cannot be read.
+        """
+        from airflow_provider_llmbatch.hooks.prices import prices_of  # noqa: PLC0415 - no DAG file needs it
+
+        return prices_of(self.connection, self.adapter)
 
     def create_file(
         self, source: Source, *, purpose: str = "batch", filename: str | None = None, expires_after: int | None = None
@@ -188,6 +193,17 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
     def results(self, batch_id: str) -> Iterator[Result]:
         """Both result files of an ended batch, merged: every request with its one outcome, in no particular order."""
         return merge_results(self.adapter, self.adapter.retrieve_batch(batch_id), log=self.log)
+
+    def batch_cost(self, batch: Batch | str) -> Costs:
+        """What an ended batch cost, from the lines of its result files, or its own sum where they tell nothing.
+
+        :param batch: A batch or its id.
+        :raises BatchInputError: It has not ended.
+        """
+        from airflow_provider_llmbatch.core.batch_costs import costs_of_batch  # noqa: PLC0415 - no DAG file needs it
+
+        found = self.adapter.retrieve_batch(batch) if isinstance(batch, str) else batch
+        return costs_of_batch(self.adapter, found, self.prices, log=self.log)
 
     def estimate_cost(
         self,

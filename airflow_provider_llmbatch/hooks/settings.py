@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 _LOOKING_TIMEOUT: Final = 20.0  # seconds; a look that takes longer is made again, so it need not be waited for
 
 
+def _json_object(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+JSONObject = Annotated[dict[str, object], BeforeValidator(_json_object)]
+"""A text that holds a JSON object will do."""
+
+
 class CommonExtra(BaseModel):
     """The extra of every connection type of this package; untouched form fields arrive as null or empty.
 
@@ -25,6 +33,8 @@ class CommonExtra(BaseModel):
     :param connect_timeout: Seconds to wait for a connection.
     :param timeout: Seconds to wait for each read or write.
     :param listing_lag: Seconds by which the provider's list of batches may lag behind a creation.
+    :param prices: A price table of one's own, which counts before the published prices.
+    :param prices_file: Where such a table lies instead: path or URI of a JSON file.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -35,6 +45,8 @@ class CommonExtra(BaseModel):
     connect_timeout: float = Field(default=10.0, gt=0)
     timeout: float = Field(default=60.0, gt=0)
     listing_lag: float = Field(default=120.0, ge=0)
+    prices: JSONObject | None = None
+    prices_file: str | None = None
 
     def transport(self, *, looking: bool) -> TransportSettings:
         """How to reach the provider.
@@ -53,10 +65,6 @@ class CommonExtra(BaseModel):
             timeout=min(self.timeout, _LOOKING_TIMEOUT),
             max_attempts=1,
         )
-
-
-def _json_object(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
 
 
 Headers = Annotated[dict[str, str], BeforeValidator(_json_object)]
@@ -85,7 +93,7 @@ def extra_of(connection: Connection, kind: type[ExtraT], *, prefix: str = "") ->
             f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)
         )
     except json.JSONDecodeError:
-        problems = "headers: not a JSON object"
+        problems = "a field that is to hold a JSON object does not"
     raise ConnectionSettingsError(
         f"The extra of the connection {connection.conn_id!r} cannot be used ({problems}). Nothing was sent. Mend it "
         "under Admin, Connections."

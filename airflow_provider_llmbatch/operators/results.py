@@ -1,4 +1,4 @@
-"""The operator that lands what came back of a batch."""
+"""The operators that read the results of a batch: what came back, and what it cost."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.sdk import Context
+    from pydantic import JsonValue
 
     from airflow_provider_llmbatch.models import Outcome
 
@@ -78,3 +79,33 @@ class LLMBatchDownloadResultsOperator(BaseOperator):
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common()) or "none"
         self.log.info(f"Landed {outcomes.total():,} results ({told}) in {self.destination}", batch_id=batch.id)
         return self.destination
+
+
+class LLMBatchRetrieveCostsOperator(BaseOperator):
+    """Find out what an ended batch cost, by model, and what the same would have cost without a batch.
+
+    Reads its result files, and keeps nothing of them but the sums. Returns the costs as a dict: ``total_usd`` is null
+    when the price of some answers is not known, and ``known_usd`` is the rest. Nothing is billed by asking.
+
+    :param batch_id: An ended batch, whoever made it. (templated)
+    :param llmbatch_conn_id: The connection. (templated)
+    """
+
+    template_fields: Sequence[str] = ("batch_id", "llmbatch_conn_id")
+    ui_color: str = "#d9eae4"
+
+    def __init__(self, *, batch_id: str, llmbatch_conn_id: str = LLMBatchHook.default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch_id = batch_id
+        self.llmbatch_conn_id = llmbatch_conn_id
+
+    @override
+    def execute(self, context: Context) -> dict[str, JsonValue]:
+        from airflow_provider_llmbatch.core.costs.wording import said  # noqa: PLC0415 - no DAG file needs it
+
+        with airflow_verdict():
+            costs = LLMBatchHook(self.llmbatch_conn_id).batch_cost(self.batch_id)
+        for each in costs.models:
+            self.log.info(f"{each.model}: {each.rows:,} answers, {said(each)}", source=each.source)
+        self.log.info(f"{self.batch_id}: {said(costs)}")
+        return costs.model_dump(mode="json")

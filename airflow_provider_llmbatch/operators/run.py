@@ -50,8 +50,9 @@ class LLMBatchRunOperator(BaseOperator):
     reason are submitted again, up to ``max_attempts``. Each row then has one outcome in one result set: ``succeeded``,
     ``invalid`` (answered, but not as ``response_format`` asks), ``failed``, ``expired``, ``cancelled`` or ``missing``.
 
-    Returns ``{"rows", "outcomes", "usage", "manifest"}``. ``outcomes``, ``usage`` and ``manifest``, which is the URI of
-    ``manifest.json``, are XCom keys of their own too, as soon as the set is published: also if the task then fails.
+    Returns ``{"rows", "outcomes", "usage", "costs", "manifest"}``. ``outcomes``, ``usage``, ``costs`` and ``manifest``,
+    which is the URI of ``manifest.json``, are XCom keys of their own too, as soon as the set is published: also if the
+    task then fails.
 
     An input that cannot be used, spent attempts and ``on_failed_rows`` fail the task without a retry; a retry after an
     outage goes on where the last try ended, and pays nothing again.

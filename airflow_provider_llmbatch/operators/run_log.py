@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from airflow_provider_llmbatch.core.costs.wording import said
 from airflow_provider_llmbatch.core.run.verdict import counted
 from airflow_provider_llmbatch.core.verdict import moment
 
@@ -84,7 +85,9 @@ def tell_wait(waiting: Waiting, interval: float, log: FilteringBoundLogger) -> N
 def tell_end(manifest: Manifest, uri: str, log: FilteringBoundLogger) -> None:
     """What came of every row, what it used, and where it lies."""
     usage = manifest.usage
+    cost = f"; {said(manifest.costs)}" if manifest.costs else ""
     log.info(
         f"{manifest.rows:,} rows: {counted(manifest)}; {usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
+        f"{cost}"
     )
     log.info(f"Results: {uri}")

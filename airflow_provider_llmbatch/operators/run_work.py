@@ -91,9 +91,10 @@ def published(context: Context, state: Published, *, output: str, log: Filtering
         "rows": manifest.rows,
         "outcomes": {str(outcome): count for outcome, count in manifest.outcomes.items()},
         "usage": manifest.usage.model_dump(mode="json"),
+        "costs": manifest.costs.model_dump(mode="json") if manifest.costs else None,
         "manifest": f"{output.rstrip('/')}/{MANIFEST}",
     }
-    for name in ("outcomes", "usage", "manifest"):
+    for name in ("outcomes", "usage", "costs", "manifest"):
         context["ti"].xcom_push(key=name, value=told[name])
     tell_end(manifest, str(told["manifest"]), log)
     if state.error is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from airflow_provider_llmbatch.core.costs.bill import Dollars  # noqa: TC001 - pydantic reads it
 from airflow_provider_llmbatch.core.costs.tokenizers import tokenizer_of
 from airflow_provider_llmbatch.core.costs.tokens import Tokens
 
@@ -56,9 +57,9 @@ class TokenRange(_Entry):
 class CostRange(_Entry):
     """US dollars."""
 
-    low: Decimal
-    likely: Decimal
-    high: Decimal
+    low: Dollars
+    likely: Dollars
+    high: Dollars
 
     def __add__(self, other: CostRange) -> CostRange:
         return CostRange(low=self.low + other.low, likely=self.likely + other.likely, high=self.high + other.high)
@@ -109,7 +110,7 @@ class ModelEstimate(_Entry):
     input_tokens: TokenRange
     output_tokens: TokenRange
     cost_usd: CostRange | None = None
-    without_batch_usd: Decimal | None = None
+    without_batch_usd: Dollars | None = None
     price_source: str | None = None
     price_since: date | None = None
     bounded: bool
@@ -137,7 +138,7 @@ class Estimate(_Entry):
     rows: int
     models: tuple[ModelEstimate, ...]
     total_usd: CostRange | None = None
-    without_batch_usd: Decimal | None = None
+    without_batch_usd: Dollars | None = None
     made_at: int
 
     @property

@@ -57,9 +57,13 @@ class Meter:
             return _NOTHING
         return (self._accounts.get(model) or self._account(model)).charge(tokens)
 
-    def whole(self, tokens: Tokens) -> None:
-        """Bill all that was answered at once, by the provider's own sum, where the answers themselves tell nothing."""
-        rows = sum(account.uncounted for account in self._accounts.values())
+    def whole(self, tokens: Tokens, rows: int | None = None) -> None:
+        """Bill all that was answered at once, by the provider's own sum, where the answers themselves tell nothing.
+
+        :param rows: How many answers that are; by default those that told nothing.
+        """
+        if rows is None:
+            rows = sum(account.uncounted for account in self._accounts.values())
         self._accounts.clear()
         if rows:
             self._account(self._asked).charge_together(tokens, rows)

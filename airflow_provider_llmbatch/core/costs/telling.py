@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Final
+
+from airflow_provider_llmbatch.core.costs.wording import dollars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow_provider_llmbatch.core.costs.estimate import Estimate
 
-_CENT: Final = Decimal("0.01")
-_DIGITS: Final = 2  # of an amount below a cent
 _NAMED: Final = 3  # models in a sentence
-
-
-def dollars(amount: Decimal) -> str:
-    """To the cent, and below one cent to two digits: ``$1,234.50``, ``$0.0012``."""
-    if amount and abs(amount) < _CENT:
-        amount = amount.quantize(Decimal(1).scaleb(amount.adjusted() - _DIGITS + 1), ROUND_HALF_EVEN)
-        return f"${amount:f}"
-    return f"${amount.quantize(_CENT):,}"
 
 
 def told_estimate(estimate: Estimate) -> str:

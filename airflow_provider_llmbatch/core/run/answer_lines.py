@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.core.costs.tokens import Tokens
 from airflow_provider_llmbatch.core.run.content import Answered, Content, content_of, decoded_text
 from airflow_provider_llmbatch.core.run.retriable import is_retriable
 from airflow_provider_llmbatch.core.run.shape import MisfitError
@@ -18,6 +17,7 @@ from airflow_provider_llmbatch.models import ResultError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_llmbatch.core.costs.meter import Meter
     from airflow_provider_llmbatch.core.run.shape import Shape
     from airflow_provider_llmbatch.core.run.stage import Ordinals
     from airflow_provider_llmbatch.models import Batch, Outcome, Result
@@ -40,15 +40,16 @@ class AnswerLines:
         shape: Shape | None,
         model: str | None,
         *,
+        meter: Meter,
         keep_body: bool,
     ) -> None:
         self.outcomes: Counter[Outcome] = Counter()
-        self.tokens = Tokens()
         self.strangers = 0
         self.reasons: Counter[str] = Counter()
         self._unresolved = array("Q")
         self._ordinals = ordinals
         self._shape = shape
+        self._meter = meter
         self._keep_body = keep_body
         self._model = _encode(model)
         self._words: dict[str, bytes] = {}
@@ -98,7 +99,8 @@ class AnswerLines:
                 outcome, error = "invalid", _encode(ResultError(misfit.code, str(misfit)))
                 self.reasons[misfit.code] += 1
         self.outcomes[outcome] += 1
-        return self._line(ordinal, outcome, content, parsed, error)
+        cost = self._meter.answered(content.model, content.tokens)
+        return self._line(ordinal, outcome, content, parsed, error, cost)
 
     @staticmethod
     def _fitted(shape: Shape, content: Content) -> bytes:
@@ -122,14 +124,21 @@ class AnswerLines:
         # What failed may have been billed all the same: a response that broke off, for one.
         content = content_of(result.response.body) if result.response is not None else Content()
         content.body = content.finish_reason = None
-        return self._line(ordinal, outcome, content, _NULL, _encode(error), again=again)
+        cost = self._meter.unanswered(content.model, content.tokens)
+        return self._line(ordinal, outcome, content, _NULL, _encode(error), cost, again=again)
 
     def _line(
-        self, ordinal: int, outcome: Outcome, content: Content, parsed: bytes, error: bytes, *, again: bool = False
+        self,
+        ordinal: int,
+        outcome: Outcome,
+        content: Content,
+        parsed: bytes,
+        error: bytes,
+        cost: bytes,
+        *,
+        again: bool = False,
     ) -> bytes:
         tokens = content.tokens
-        if tokens is not None:
-            self.tokens.add(tokens)
         return b"".join(
             (
                 b'{"ordinal":%d,"again":%b,"outcome":"%b","text":'
@@ -143,6 +152,8 @@ class AnswerLines:
                 self._encoded(content.finish_reason) if content.finish_reason else _NULL,
                 b',"usage":',
                 tokens.as_json() if tokens is not None else _NULL,
+                b',"cost_usd":',
+                cost,
                 _extras(content),
                 self._provider,
                 self._encoded(content.model) if content.model else self._model,

@@ -7,6 +7,7 @@ bytes. The texts of answers are never decoded on the way unless a shape must rea
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from airflow_provider_llmbatch.adapters.lines import split_lines
-from airflow_provider_llmbatch.core.costs.tokens import Tokens
+from airflow_provider_llmbatch.core.costs.meter import Meter
+from airflow_provider_llmbatch.core.costs.prices import Prices
+from airflow_provider_llmbatch.core.costs.tokens import Tokens, UsageFound, tokens_of, tokens_of_usage
 from airflow_provider_llmbatch.core.jsonl import read_blocks
 from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.run.answer_lines import AnswerLines, error_of_batch
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from airflow_provider_llmbatch.adapters.base import Adapter
+    from airflow_provider_llmbatch.core.costs.bill import Costs
     from airflow_provider_llmbatch.core.run.content import Answered
     from airflow_provider_llmbatch.core.run.shape import Shape
     from airflow_provider_llmbatch.core.run.stage import Ordinals
@@ -43,6 +47,7 @@ class Landed:
 
     :param outcomes: They add up to the rows that were asked for.
     :param usage: Tokens, summed over the rows, or the provider's own sum where rows tell nothing.
+    :param costs: Of this attempt alone; ``None`` of what was landed before, whose file has no prices but its rows'.
     :param unresolved: Rows that have no answer, and may get one in another attempt.
     :param bytes: Of the file of answers.
     :param reasons: How often each error code stands in it; not known of what was landed before.
@@ -52,6 +57,7 @@ class Landed:
     usage: Usage
     unresolved: array[int]
     bytes: int
+    costs: Costs | None = field(default=None, compare=False)
     reasons: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
@@ -71,6 +77,7 @@ def land(
     shape: Shape | None = None,
     model: str | None = None,
     keep_body: bool = False,
+    prices: Prices | None = None,
     log: FilteringBoundLogger,
 ) -> Landed:
     """Write the answers of an ended batch into the stage, whole or not at all; landing again is harmless.
@@ -80,12 +87,16 @@ def land(
     :param ordinals: The rows that were submitted in this attempt.
     :param shape: What a text must fit; one that does not is ``invalid``, and kept.
     :param model: What was asked for, for rows whose answer names no model.
+    :param prices: What answers cost; by default that is not known of any.
     :param keep_body: Whether each answer's whole body is kept beside its fields.
     :raises BrokenTransferError: Less of a result file arrived than there is; a retry reads it again.
     :raises UnexpectedAnswerError: Something else than a result file arrived.
     :raises LLMBatchError: A result file cannot be had, or the stage cannot be written.
     """
-    landing = AnswerLines(adapter.provider, batch, attempt, ordinals, shape, model or batch.model, keep_body=keep_body)
+    asked = model or batch.model
+    when = batch.created_at if batch.created_at is not None else time.time()
+    meter = Meter(prices or Prices(), when, asked)
+    landing = AnswerLines(adapter.provider, batch, attempt, ordinals, shape, asked, meter=meter, keep_body=keep_body)
     pieces: list[bytes] = []
     pending = written = 0
     with folder.write(answers_name(part, attempt)) as stream:
@@ -100,9 +111,12 @@ def land(
         written += stream.write(b"".join(pieces))
     if landing.strangers:
         log.warning(f"{landing.strangers:,} results of {batch.id} name no request of it: left out")
-    tokens = landing.tokens
-    usage = tokens.as_usage() if tokens.total or batch.usage is None else batch.usage
-    return Landed(dict(landing.outcomes), usage, landing.unresolved_in_order(), written, dict(landing.reasons))
+    usage = meter.tokens.as_usage()
+    if not usage.total_tokens and batch.usage is not None:
+        usage = batch.usage
+        meter.whole(tokens_of_usage(usage))
+    unresolved = landing.unresolved_in_order()
+    return Landed(dict(landing.outcomes), usage, unresolved, written, meter.costs(), dict(landing.reasons))
 
 
 def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
@@ -121,7 +135,7 @@ def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
             if kept.again:
                 unresolved.append(kept.ordinal)
             if kept.usage is not None:
-                tokens.add(kept.usage.tokens())
+                tokens.add(tokens_of(kept.usage))
     return Landed(dict(outcomes), tokens.as_usage(), array("Q", sorted(unresolved)), size)
 
 
@@ -138,28 +152,11 @@ def _results(
     return merge_results(adapter, batch, ids=map(str, ordinals), quick=quick, log=log)
 
 
-class _Cached(msgspec.Struct, gc=False):
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-
-
-class _KeptUsage(msgspec.Struct, gc=False):
-    input_tokens: int
-    input_tokens_details: _Cached
-    output_tokens: int
-    output_tokens_details: _Cached
-    total_tokens: int
-
-    def tokens(self) -> Tokens:
-        cached, reasoning = self.input_tokens_details.cached_tokens, self.output_tokens_details.reasoning_tokens
-        return Tokens(self.input_tokens, cached, self.output_tokens, reasoning, self.total_tokens)
-
-
 class _Kept(msgspec.Struct, gc=False):
     ordinal: int
     again: bool
     outcome: Outcome
-    usage: _KeptUsage | None = None
+    usage: UsageFound | None = None
 
 
 _decode_kept = msgspec.json.Decoder(_Kept).decode

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.costs.estimate import estimate_model
 from airflow_provider_llmbatch.core.costs.telling import (
-    dollars,
     named,
     prices_told,
     told_estimate,
     unknown_price,
 )
-from airflow_provider_llmbatch.core.costs.tokens import Tokens
+from airflow_provider_llmbatch.core.costs.tokens import tokens_of_usage
+from airflow_provider_llmbatch.core.costs.wording import dollars
 from airflow_provider_llmbatch.core.run.beforehand import estimate_of, volume_of
 from airflow_provider_llmbatch.core.run.parts import state_of
 from airflow_provider_llmbatch.core.run.stage import Stage
@@ -185,14 +185,13 @@ def spent_on(job: Job, index: IndexRecord, manifest: Manifest | None) -> Decimal
 
 
 def cost_of(job: Job, model: str | None, ended: LandedRecord | AttemptEntry, *, default_time: float) -> Decimal | None:
-    """What a batch was billed, by its usage; ``None`` if its price is not known."""
+    """What a batch was billed: as it was counted, or by its usage; ``None`` if its price is not known."""
+    if ended.costs is not None and ended.costs.total_usd is not None:
+        return ended.costs.total_usd
     found = job.prices.of(model, ended.created_at or default_time, asked=model)
     if found is None or found.batch is None:
         return None
-    usage = ended.usage
-    cached = usage.input_tokens_details.cached_tokens if usage.input_tokens_details else 0
-    tokens = Tokens(input=usage.input_tokens, cached=cached, output=usage.output_tokens)
-    return found.batch.at(usage.input_tokens // (_answered(ended) or 1)).cost(tokens)
+    return found.batch.at(ended.usage.input_tokens // (_answered(ended) or 1)).cost(tokens_of_usage(ended.usage))
 
 
 def _answered(ended: LandedRecord | AttemptEntry) -> int:

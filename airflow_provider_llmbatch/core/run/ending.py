@@ -13,8 +13,9 @@ from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
 from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from airflow_provider_llmbatch.core.costs.bill import ModelCosts
     from airflow_provider_llmbatch.core.costs.estimate import Estimate
     from airflow_provider_llmbatch.core.run.job import Job
     from airflow_provider_llmbatch.core.run.manifest import Manifest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.stage import Stage
 
 
-def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[PartState]) -> Manifest:
+def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Sequence[PartState]) -> Manifest:
     """Publish what was landed, and let the index say so."""
     now = job.timing.clock()
     if index.publish_id is None:
@@ -39,6 +40,7 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
             state.part.number: [_entry(number, landed) for number, landed in enumerate(state.landings, 1)]
             for state in states
         },
+        bills={landed.batch_id: landed.costs for state in states for landed in state.landings if landed.costs},
         facts=_facts(job, index, estimate_of(job, stage)),
         publish_id=index.publish_id or "",
         published_at=int(now),
@@ -47,7 +49,26 @@ def publish_set(job: Job, index: IndexRecord, stage: Stage, states: Iterable[Par
     )
     job.index.write(index.model_copy(update={"state": "published"}))
     job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}")
+    _warn_of_unpriced(job, manifest)
     return manifest
+
+
+def _warn_of_unpriced(job: Job, manifest: Manifest) -> None:
+    for each in manifest.costs.models if manifest.costs else ():
+        if each.unpriced_rows:
+            job.log.warning(
+                f"What {each.unpriced_rows:,} answers of {each.model or 'a model without a name'} cost is not known: "
+                f"{_why_unpriced(each, job)}"
+            )
+
+
+def _why_unpriced(costs: ModelCosts, job: Job) -> str:
+    if costs.priced_as is None:
+        known = "none of its own" if job.adapter.price_list is None else job.adapter.price_list
+        return f"no price of it is known ({known}). Put one into the connection's prices, or say whose prices hold."
+    if costs.source is None:
+        return "only its price without a batch is published. Put that of batches into the connection's prices."
+    return "its tokens were not counted, or are of a kind that has no price."
 
 
 def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...], over_budget: str | None = None) -> Shortfall:

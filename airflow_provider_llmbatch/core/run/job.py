@@ -52,7 +52,7 @@ class RunInput:
 class Job:
     """:param store: Durable: Airflow's task state store, or a ``FolderStore``.
     :param output: Where the result set is published, and the stage lies.
-    :param prices: What models cost behind this connection; by default nobody's published ones.
+    :param prices: What answers cost, as far as that is known.
     :param earlier_output: Where an earlier run of the same task has published, if that is known.
     :param is_stopping: Whether the process is about to end: then nothing more is submitted.
     """

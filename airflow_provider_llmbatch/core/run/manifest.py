@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from airflow_provider_llmbatch.core.costs.bill import Costs, CostTotals  # noqa: TC001 - pydantic reads them
 from airflow_provider_llmbatch.core.costs.estimate import Estimate  # noqa: TC001 - pydantic reads it
+from airflow_provider_llmbatch.core.costs.tokens import Tokens, tokens_of_usage
 from airflow_provider_llmbatch.errors import ResultSetError
-from airflow_provider_llmbatch.models import BatchStatus, InputTokensDetails, Outcome, OutputTokensDetails, Usage
+from airflow_provider_llmbatch.models import BatchStatus, Outcome, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,6 +60,7 @@ class AttemptEntry(_Entry):
     :param key: What the batch carries as ``llmbatch_key``.
     :param outcomes: Of the rows that were submitted in this attempt.
     :param usage: What this attempt was billed for, in tokens.
+    :param costs: The same, in dollars; ``None`` if an older release landed it. The published bill has its models.
     :param created_at: Seconds since 1970, as are all times here.
     """
 
@@ -68,6 +71,7 @@ class AttemptEntry(_Entry):
     status: BatchStatus | None = None
     outcomes: dict[Outcome, int] = {}
     usage: Usage = Usage()
+    costs: CostTotals | None = None
     created_at: int | None = None
     ended_at: int | None = None
 
@@ -77,6 +81,7 @@ class PartEntry(_Entry):
 
     :param uri: Relative to the manifest.
     :param outcomes: Of its rows, each in its best attempt; they add up to ``rows``.
+    :param costs: Of all its attempts.
     """
 
     number: int
@@ -86,6 +91,7 @@ class PartEntry(_Entry):
     outcomes: dict[Outcome, int]
     model: str | None = None
     endpoint: str | None = None
+    costs: CostTotals | None = None
     attempts: tuple[AttemptEntry, ...] = ()
 
 
@@ -111,6 +117,8 @@ class Manifest(RunFacts):
     :param previous: The publish id of the set that this one replaced, whose files stay until the next publish.
     :param outcomes: Of all rows; they add up to ``rows``.
     :param usage: Tokens of all attempts, those included whose answers a later attempt replaced.
+    :param costs: Of all attempts, each billed once; ``None`` in a set of an older release.
+    :param costs_uri: The bill with every batch, relative to the manifest.
     :param models: That answered, as the provider names them, sorted.
     """
 
@@ -122,6 +130,8 @@ class Manifest(RunFacts):
     rows: int
     outcomes: dict[Outcome, int]
     usage: Usage
+    costs: Costs | None = None
+    costs_uri: str | None = None
     models: tuple[str, ...] = ()
     parts: tuple[PartEntry, ...] = ()
 
@@ -157,17 +167,7 @@ def total_outcomes(all_counts: Iterable[Mapping[Outcome, int]]) -> dict[Outcome,
 
 def total_usage(usages: Iterable[Usage]) -> Usage:
     """The sums of all token counts."""
-    read = cached = written = reasoning = total = 0
+    total = Tokens()
     for usage in usages:
-        read += usage.input_tokens
-        written += usage.output_tokens
-        total += usage.total_tokens
-        cached += usage.input_tokens_details.cached_tokens if usage.input_tokens_details else 0
-        reasoning += usage.output_tokens_details.reasoning_tokens if usage.output_tokens_details else 0
-    return Usage(
-        input_tokens=read,
-        input_tokens_details=InputTokensDetails(cached_tokens=cached),
-        output_tokens=written,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
-        total_tokens=total,
-    )
+        total.add(tokens_of_usage(usage))
+    return total.as_usage()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from airflow_provider_llmbatch.core.costs.wording import said
 from airflow_provider_llmbatch.core.jsonl import CheckedInput
 from airflow_provider_llmbatch.core.run.answers import land
 from airflow_provider_llmbatch.core.run.records import LandedRecord, Subset
@@ -163,6 +164,7 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
             folder=stage.folder,
             shape=job.source.shape,
             model=state.part.model,
+            prices=job.prices,
             log=job.log,
         )
     except NotFoundError as error:
@@ -187,6 +189,7 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
             status=batch.status,
             outcomes=dict(landed.outcomes),
             usage=landed.usage,
+            costs=landed.costs,
             created_at=batch.created_at,
             ended_at=_ended_at(batch),
             landed_at=job.timing.clock(),
@@ -202,7 +205,8 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
     why = f" ({', '.join(f'{count:,} {code[:_CODE_CHARS]}' for code, count in reasons)})" if reasons else ""
     more = f"; {retry.rows:,} may be submitted again" if retry else ""
     say = job.log.warning if reasons else job.log.info
-    say(f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{why}{more}")
+    cost = f"; {said(landed.costs)}" if landed.costs and landed.costs.models else ""
+    say(f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{why}{cost}{more}")
 
 
 def _stopped(job: Job, record: BatchRecord, batch: Batch) -> Literal["deadline", "refused"] | None:

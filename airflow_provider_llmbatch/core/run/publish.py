@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from airflow_provider_llmbatch.adapters.lines import split_lines
+from airflow_provider_llmbatch.core.costs.bill import total_costs
 from airflow_provider_llmbatch.core.jsonl import read_blocks
+from airflow_provider_llmbatch.core.run.costs_file import COSTS_FILE, bill_of, write_costs
 from airflow_provider_llmbatch.core.run.join import best_answers
 from airflow_provider_llmbatch.core.run.manifest import (
     MANIFEST,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
+    from airflow_provider_llmbatch.core.costs.bill import Costs
     from airflow_provider_llmbatch.core.run.join import BestAnswers
     from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Format, RunFacts
     from airflow_provider_llmbatch.core.run.stage import Ordinals, Stage, StagePart
@@ -43,8 +46,8 @@ _WORD_AT: Final = len(b'"outcome":"')
 _ANSWERED: Final = (b"succeeded", b"invalid")
 _NOT_SUBMITTED: Final = (
     b'"outcome":"missing","text":null,"parsed":null,"error":{"code":"not_submitted","message":"The run ended before '
-    b'this request was submitted."},"finish_reason":null,"usage":null,"provider":%b,"model":%b,"batch_id":null,'
-    b'"attempt":null}'
+    b'this request was submitted."},"finish_reason":null,"usage":null,"cost_usd":0,"provider":%b,"model":%b,'
+    b'"batch_id":null,"attempt":null}'
 )
 _encode = msgspec.json.Encoder().encode
 
@@ -55,6 +58,7 @@ def publish(
     *,
     answers: Folder,
     attempts: Mapping[int, Sequence[AttemptEntry]],
+    bills: Mapping[str, Costs] | None = None,
     facts: RunFacts,
     publish_id: str,
     published_at: int,
@@ -68,6 +72,7 @@ def publish(
     :param answers: Where ``land`` wrote them.
     :param attempts: That were landed, per part in ascending order. Rows of a part without any are ``missing``, with
         the code ``not_submitted``.
+    :param bills: What each batch cost, by its id.
     :param publish_id: A name for the set's folder that no other set of this output has had.
     :param published_at: Seconds since 1970.
     :raises ResultSetError: The outcomes do not add up to the input, or a manifest that is there cannot be read.
@@ -79,6 +84,7 @@ def publish(
     data = output.child("data")
     if before is not None and before.previous not in (None, publish_id):
         _forget(data.child(before.previous), log)
+    bills = bills or {}
     models: set[bytes] = set()
     parts = []
     for part in stage.parts:
@@ -95,11 +101,13 @@ def publish(
                 outcomes=counts,
                 model=part.model,
                 endpoint=part.endpoint,
-                attempts=tried,
+                costs=total_costs(bill_of(attempt, bills) for attempt in tried).totals(),
+                attempts=tuple(_with_costs(attempt, bills) for attempt in tried),
             )
         )
     outcomes = total_outcomes(part.outcomes for part in parts)
     _check_sum(sum(outcomes.values()), stage.rows, "The result set")
+    costs = write_costs(data.child(publish_id), parts, bills, facts=facts, publish_id=publish_id)
     manifest = Manifest(
         **dict(facts),
         publish_id=publish_id,
@@ -109,11 +117,18 @@ def publish(
         rows=stage.rows,
         outcomes=outcomes,
         usage=total_usage(attempt.usage for part in parts for attempt in part.attempts),
+        costs=costs,
+        costs_uri=f"data/{publish_id}/{COSTS_FILE}",
         models=tuple(sorted(msgspec.json.decode(model) for model in models)),
         parts=tuple(parts),
     )
     output.put(MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest
+
+
+def _with_costs(attempt: AttemptEntry, bills: Mapping[str, Costs]) -> AttemptEntry:
+    bill = bills.get(attempt.batch_id or "")
+    return attempt.model_copy(update={"costs": bill.totals()}) if bill is not None else attempt
 
 
 def _forget(folder: Folder, log: FilteringBoundLogger | None) -> None:

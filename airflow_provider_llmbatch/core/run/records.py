@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from airflow_provider_llmbatch.core.costs.bill import Costs  # noqa: TC001 - pydantic reads the annotation
 from airflow_provider_llmbatch.core.ledger import Record
 from airflow_provider_llmbatch.models import BatchStatus, Outcome, Usage
 
@@ -88,6 +89,7 @@ class LandedRecord(Record):
     :param stopped: ``deadline``: we cancelled it, or stopped waiting. ``refused``: the provider refused it before it
         ran. Either way its rows are submitted again only after a clear.
     :param reason: Why it was refused, in the provider's words.
+    :param costs: ``None`` if an older release landed it.
     :param result_file_ids: At the provider.
     """
 
@@ -99,6 +101,7 @@ class LandedRecord(Record):
     status: BatchStatus
     outcomes: dict[Outcome, int]
     usage: Usage = Usage()
+    costs: Costs | None = None
     created_at: int | None = None
     ended_at: int | None = None
     landed_at: float

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from airflow_provider_llmbatch.core.run.answer_schema import json_schema_format
+from airflow_provider_llmbatch.core.run.answer_size import AnswerSize
 from airflow_provider_llmbatch.core.run.prompts import Prompt, shown
 from airflow_provider_llmbatch.errors import BatchInputError
 
@@ -26,7 +27,6 @@ _WHERE_THE_PROMPT_GOES: Final = {
     "/moderations": "input",
     "/images/generations": "prompt",
 }
-_MOST_DIGITS: Final = 12  # of a number of tokens
 TEXT_COLUMN: Final = "prompt"
 """The one column of a record that is only a text."""
 
@@ -69,41 +69,14 @@ class _Ready(msgspec.Struct, gc=False):
     body: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_ABSENT: Final = msgspec.Raw(b"")
-
-
-class _Size(msgspec.Struct, gc=False):
-    """How long answers may be, and how many there are; what is no whole number is the provider's to refuse."""
-
-    max_tokens: msgspec.Raw = _ABSENT
-    max_completion_tokens: msgspec.Raw = _ABSENT
-    max_output_tokens: msgspec.Raw = _ABSENT
-    n: msgspec.Raw = _ABSENT
-
-    def bound(self) -> int | None:
-        """Output tokens of one answer, under whichever name."""
-        for given in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
-            if given is not _ABSENT and (count := _whole(given)) is not None:
-                return count
-        return None
-
-    def answers(self) -> int:
-        return 1 if self.n is _ABSENT else _whole(self.n) or 1
-
-
-class _Body(_Size, gc=False):
+class _Body(AnswerSize, gc=False):
     model: str | None = None
     stream: bool | None = None
 
 
-def _whole(raw: msgspec.Raw) -> int | None:
-    digits = bytes(raw)
-    return int(digits) if 0 < len(digits) < _MOST_DIGITS and digits.isdigit() else None
-
-
 _decode_ready = msgspec.json.Decoder(_Ready).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
-_decode_size = msgspec.json.Decoder(_Size).decode
+_decode_size = msgspec.json.Decoder(AnswerSize).decode
 _decode_columns = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 

@@ -5,6 +5,7 @@ Both take a row in two pieces of bytes, the stage's (``"key":…,"input":…``) 
 
 from __future__ import annotations
 
+from decimal import Decimal  # noqa: TC003 - msgspec reads the annotation
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -20,6 +21,9 @@ _LINES_BYTES: Final = 256 * 1024
 _GROUP_BYTES: Final = 8 * 1024 * 1024
 _GROUP_ROWS: Final = 50_000
 _FEW_VALUES: Final = ["outcome", "finish_reason", "provider", "model", "batch_id"]  # a dictionary pays only for these
+
+_RARE_INPUT_KINDS: Final = ("cache_write_tokens", "audio_tokens", "image_tokens")
+_RARE_OUTPUT_KINDS: Final = ("audio_tokens", "image_tokens")
 
 
 class Table(Protocol):
@@ -81,6 +85,7 @@ class _Row(msgspec.Struct, gc=False):
     error: _Error | None = None
     finish_reason: str | None = None
     usage: dict[str, Any] | None = None
+    cost_usd: Decimal | None = None
     refusal: msgspec.Raw = msgspec.Raw(b"null")
     tool_calls: msgspec.Raw = msgspec.Raw(b"null")
     embedding: msgspec.Raw = msgspec.Raw(b"null")
@@ -97,7 +102,7 @@ class Parquet:
 
     ``key`` is text: a key that is text as it is, any other one as JSON. ``input``, ``parsed``, ``tool_calls`` and
     ``body`` are JSON as text, since their fields differ from run to run; ``error`` and ``usage`` are structs;
-    ``embedding`` is a list of 32-bit floats.
+    ``cost_usd`` is a decimal with 18 places; ``embedding`` is a list of 32-bit floats.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -120,6 +125,7 @@ class Parquet:
             row.error and {"code": row.error.code, "message": row.error.message},
             row.finish_reason,
             row.usage,
+            row.cost_usd,
             _text_of(row.refusal),
             _json_of(row.tool_calls),
             embedding,
@@ -165,9 +171,9 @@ def _schema(pa: Any) -> Any:
     text, count = pa.string(), pa.int64()
     usage = {
         "input_tokens": count,
-        "input_tokens_details": pa.struct({"cached_tokens": count}),
+        "input_tokens_details": pa.struct({"cached_tokens": count} | dict.fromkeys(_RARE_INPUT_KINDS, count)),
         "output_tokens": count,
-        "output_tokens_details": pa.struct({"reasoning_tokens": count}),
+        "output_tokens_details": pa.struct({"reasoning_tokens": count} | dict.fromkeys(_RARE_OUTPUT_KINDS, count)),
         "total_tokens": count,
     }
     return pa.schema(
@@ -180,6 +186,7 @@ def _schema(pa: Any) -> Any:
             "error": pa.struct({"code": text, "message": text}),
             "finish_reason": text,
             "usage": pa.struct(usage),
+            "cost_usd": pa.decimal128(38, 18),
             "refusal": text,
             "tool_calls": text,
             "embedding": pa.list_(pa.float32()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from array import array
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
+from airflow_provider_llmbatch.core.costs.prices import Prices
+from airflow_provider_llmbatch.core.costs.table import price_table
 from airflow_provider_llmbatch.core.run.answers import answers_name, land, read_landed
 from airflow_provider_llmbatch.core.run.shape import shape_of
 from airflow_provider_llmbatch.core.storage import Folder
@@ -113,7 +116,8 @@ def told(found: Landed | None) -> tuple[dict[str, int], list[int]]:
 
 def line(ordinal: int, outcome: str = "succeeded", **fields: Any) -> dict[str, Any]:
     """As an answer that says nothing would be."""
-    nothing = dict.fromkeys(("text", "parsed", "error", "finish_reason", "usage"))
+    nothing: dict[str, Any] = dict.fromkeys(("text", "parsed", "error", "finish_reason", "usage"))
+    nothing["cost_usd"] = None if outcome in ("succeeded", "invalid") else 0
     end = {"provider": "openai", "model": "asked-1", "batch_id": "batch_1", "attempt": 2}
     return {"ordinal": ordinal, "again": False, "outcome": outcome, **nothing, **end, **fields}
 
@@ -182,8 +186,35 @@ def test_a_failed_answer_tells_what_it_cost(folder: Folder) -> None:
     body = {"object": "response", "status": "failed", "error": {"code": "server_error", "message": "Broke off."}}
     found, lines, _ = landed(folder, Results(answered(0, **body, output=[], choices=None)), batch_of(), range(1))
     error = {"code": "server_error", "message": "Broke off."}
-    assert lines == [line(0, "failed", again=True, error=error, usage=USAGE, model="answering-1")]
+    told = {"error": error, "usage": USAGE, "cost_usd": None, "model": "answering-1"}
+    assert lines == [line(0, "failed", again=True, **told)]
     assert found.usage.total_tokens == 15
+
+
+TABLE = {"answering-1": {"batch": {"input": "1", "cached_input": "0.1", "output": "4"}}}
+
+
+def test_each_answer_has_its_price_and_so_has_a_failure_that_was_billed(folder: Folder) -> None:
+    broken_off = {"object": "response", "status": "failed", "error": {"code": "x"}, "output": [], "choices": None}
+    output = answered(0) + answered(1, **broken_off) + answered(2, usage=None) + answered(3, model="unheard-of")
+    prices = Prices(None, price_table({"models": TABLE}, name="t"))
+    found, lines, _ = landed(folder, Results(output, failed(4, "bad", 400)), batch_of(), range(5), prices=prices)
+    # 6 tokens of input, 4 that were cached, 5 of output
+    assert [row["cost_usd"] for row in lines] == [0.0000264, 0.0000264, None, None, 0]
+    assert found.costs is not None
+    assert (found.costs.total_usd, found.costs.known_usd) == (None, Decimal("0.0000528"))
+    assert found.costs.unpriced_models == ("answering-1", "unheard-of")
+
+
+def test_answers_that_tell_nothing_are_billed_by_the_sum_that_the_provider_tells(folder: Folder) -> None:
+    usage = {"input_tokens": 1_000_000, "output_tokens": 500_000, "total_tokens": 1_500_000}
+    batch = batch_of(model="answering-1", usage=usage, error_file_id=None)
+    output = answered(0, usage=None) + answered(1, usage=None)
+    prices = Prices(None, price_table({"models": TABLE}, name="t"))
+    found, lines, _ = landed(folder, Results(output), batch, range(2), prices=prices)
+    assert found.costs is not None
+    assert (found.costs.total_usd, found.costs.models[0].rows) == (Decimal(3), 2)
+    assert [row["cost_usd"] for row in lines] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.result_sets import FACTS, Part, Staged, answer, published, rows_of
 
+from airflow_provider_llmbatch.core.costs.bill import Costs, CostTotals, ModelCosts, costs_of
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import ResultSetError
@@ -40,7 +42,10 @@ def test_rows_come_out_in_their_order_with_what_went_in_and_what_came_back(tmp_p
     )
     assert [json.loads(line).get("key") for line in second.splitlines()] == ["c", None]
     assert manifest == read_manifest(Folder(tmp_path / "out"))
-    assert manifest.model_dump(mode="json", exclude_defaults=True) == {
+    told = manifest.model_dump(mode="json", exclude_defaults=True)
+    for entry_ in (told, *told["parts"]):
+        del entry_["costs"]
+    assert told == {
         **FACTS.model_dump(mode="json", exclude_defaults=True),
         "publish_id": "p-1",
         "published_at": 1_700_000_100,
@@ -50,6 +55,7 @@ def test_rows_come_out_in_their_order_with_what_went_in_and_what_came_back(tmp_p
         "usage": Usage(total_tokens=40, input_tokens_details={}, output_tokens_details={}).model_dump(
             exclude_defaults=True
         ),
+        "costs_uri": "data/p-1/costs.json",
         "models": ["answering-1"],
         "parts": [
             {
@@ -89,12 +95,55 @@ def test_rows_of_a_part_that_was_never_submitted_are_missing_and_say_so(tmp_path
         "error": {"code": "not_submitted", "message": "The run ended before this request was submitted."},
         "finish_reason": None,
         "usage": None,
+        "cost_usd": 0,
         "provider": "openai",
         "model": "asked-1",
         "batch_id": None,
         "attempt": None,
     }
     assert (manifest.outcomes, manifest.models) == ({"succeeded": 1, "missing": 1}, ("answering-1",))
+
+
+def billed(dollars: str, rows: int) -> Costs:
+    amounts = {"total_usd": dollars, "known_usd": dollars, "standard_usd": str(2 * int(dollars))}
+    return costs_of([ModelCosts.model_validate({"model": "m", "rows": rows, "source": "a table", **amounts})])
+
+
+def test_the_bill_of_a_set_has_every_batch_and_the_manifest_its_sums(tmp_path: Path) -> None:
+    staged = Staged([{0: b""}, {1: b""}])
+    answers = {(0, 1): answer(0, "missing", 1), (0, 2): answer(0, "succeeded", 2), (1, 3): answer(1, "succeeded", 3)}
+    bills = {"batch_1": billed("1", 0), "batch_2": billed("2", 1), "batch_3": billed("4", 1)}
+    manifest = published(tmp_path, staged, answers, bills=bills)
+    assert manifest.costs is not None
+    assert manifest.costs.totals() == CostTotals(total_usd=Decimal(7), known_usd=Decimal(7), standard_usd=Decimal(14))
+    assert [(each.model, each.rows, each.total_usd) for each in manifest.costs.models] == [("m", 2, 7)]
+    assert [part.costs and part.costs.total_usd for part in manifest.parts] == [3, 4]
+    of_attempts = [attempt.costs for part in manifest.parts for attempt in part.attempts]
+    assert of_attempts == [bill.totals() for bill in bills.values()]
+    assert manifest == read_manifest(Folder(tmp_path / "out"))
+    assert manifest.costs_uri is not None
+    told = json.loads((tmp_path / "out" / manifest.costs_uri).read_bytes())
+    batches = told.pop("batches")
+    assert [(each["part"], each["attempt"], each["batch_id"], each["costs"]["total_usd"]) for each in batches] == [
+        (0, 1, "batch_1", "1"),
+        (0, 2, "batch_2", "2"),
+        (1, 3, "batch_3", "4"),
+    ]
+    assert told == {
+        **manifest.costs.model_dump(mode="json"),
+        "schema_version": 1,
+        "run": FACTS.run.model_dump(),
+        "provider": "openai",
+        "publish_id": "p-1",
+    }
+
+
+def test_what_an_older_release_landed_is_not_known_to_cost_anything(tmp_path: Path) -> None:
+    answers = {(0, 1): answer(0, "succeeded", 1), (1, 2): answer(1, "succeeded", 2)}
+    manifest = published(tmp_path, Staged([{0: b""}, {1: b""}]), answers, bills={"batch_2": billed("2", 1)})
+    assert manifest.costs is not None
+    assert (manifest.costs.total_usd, manifest.costs.known_usd, manifest.costs.unpriced_rows) == (None, 2, 1)
+    assert [part.attempts[0].costs is None for part in manifest.parts] == [True, False]
 
 
 # What does not add up is never published.

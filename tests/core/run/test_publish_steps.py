@@ -118,7 +118,7 @@ def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one(tmp_path: Path) ->
             assert sorted(path.name for path in (tmp_path / "out" / "data").iterdir()) == sorted([old, new])
         else:
             break
-    assert (step, seen) == (7, {True, False})
+    assert (step, seen) == (9, {True, False})
 
 
 # An object store.

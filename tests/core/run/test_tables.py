@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +26,10 @@ text: string
 parsed: string
 error: struct<code: string, message: string>
 finish_reason: string
-usage: struct<input_tokens: int64, input_tokens_details: struct<cached_tokens: int64>, output_tokens: int64, \
-output_tokens_details: struct<reasoning_tokens: int64>, total_tokens: int64>
+usage: struct<input_tokens: int64, input_tokens_details: struct<cached_tokens: int64, \
+cache_write_tokens: int64, audio_tokens: int64, image_tokens: int64>, output_tokens: int64, output_tokens_details: \
+struct<reasoning_tokens: int64, audio_tokens: int64, image_tokens: int64>, total_tokens: int64>
+cost_usd: decimal128(38, 18)
 refusal: string
 tool_calls: string
 embedding: list<item: float>
@@ -39,9 +42,9 @@ attempt: int32
 END: dict[str, Any] = {"provider": "openai", "model": None, "batch_id": "batch_1", "attempt": 1}
 USAGE = {
     "input_tokens": 1,
-    "input_tokens_details": {"cached_tokens": 2},
+    "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 6, "audio_tokens": None, "image_tokens": None},
     "output_tokens": 3,
-    "output_tokens_details": {"reasoning_tokens": 4},
+    "output_tokens_details": {"reasoning_tokens": 4, "audio_tokens": 7, "image_tokens": None},
     "total_tokens": 5,
 }
 
@@ -70,6 +73,7 @@ def test_every_field_comes_back_and_nested_ones_as_json() -> None:
         "error": {"code": None, "message": "m"},
         "finish_reason": "stop",
         "usage": USAGE,
+        "cost_usd": 0.0000125,
         "refusal": "No.",
         "tool_calls": [{"id": 1}],
         "embedding": [0.5, 1],
@@ -80,6 +84,7 @@ def test_every_field_comes_back_and_nested_ones_as_json() -> None:
     assert row == {
         **tail,
         "key": "caf\u00e9",
+        "cost_usd": Decimal("0.0000125"),
         "input": '{"x": 1.0}',
         "parsed": '{"label": "good"}',
         "tool_calls": '[{"id": 1}]',
