@@ -120,8 +120,7 @@ class Budget:
             if number in amounts:
                 self._add(amounts[number], sign=-1)
         self._spent[number] = self._bill.spent(state)
-        is_under_way = state.lines is not None and state.record is not None and state.record.state != "refused"
-        self._under_way[number] = self._bill.next(state) if is_under_way else _NOTHING
+        self._under_way[number] = self._bill.next(state) if _is_under_way(state) else _NOTHING
         self._add(self._spent[number])
         self._add(self._under_way[number])
 
@@ -139,7 +138,7 @@ class Budget:
 
     def refusal(self, states: Iterable[PartState]) -> str | None:
         """Why rows were not submitted, if that is for the cap."""
-        left = [state for state in states if state.lines is not None and state.record is None]
+        left = [state for state in states if state.lines is not None and not _is_under_way(state)]
         refused = [state for state in left if not self.has_room(state)]
         if not refused:
             return None
@@ -192,6 +191,11 @@ def cost_of(job: Job, model: str | None, ended: LandedRecord | AttemptEntry, *, 
     if found is None or found.batch is None:
         return None
     return found.batch.at(ended.usage.input_tokens // (_answered(ended) or 1)).cost(tokens_of_usage(ended.usage))
+
+
+def _is_under_way(state: PartState) -> bool:
+    """Whether there is, or may be, a batch of the next attempt."""
+    return state.lines is not None and state.record is not None and state.record.state != "refused"
 
 
 def _answered(ended: LandedRecord | AttemptEntry) -> int:

@@ -246,7 +246,10 @@ class Round:
         return outcome.pause is None or (outcome.pause.again_at is None and not self._live)
 
     def _fits(self, state: PartState) -> bool:
-        if self._budget is None or self._budget.has_room(state):
+        if self._budget is None:
+            return True
+        # While something is under way its bill may make room, so the first that does not fit is enough to wait for it.
+        if not (self._too_dear and self._live) and self._budget.has_room(state):
             return True
         self._too_dear.add(state.part.number)
         return False
