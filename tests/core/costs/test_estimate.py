@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_llmbatch.core.costs.estimate import (
@@ -85,8 +85,10 @@ def test_a_reasoning_model_writes_more_than_one_sees() -> None:
 
 @pytest.mark.parametrize(
     ("model", "expected"),
-    [("gpt-5", True), ("o3-mini", True), ("gemini-2.5-pro", True), ("deepseek-reasoner", True), ("gpt-5-chat", False)]
-    + [("gpt-4o", False), ("gemini-2.5-flash-lite", False), ("proto1", False), (None, False)],
+    [
+        *((name, True) for name in ("gpt-5", "o3-mini", "gemini-2.5-pro", "deepseek-reasoner")),
+        *((name, False) for name in ("gpt-4o", "gpt-5-chat", "gemini-2.5-flash-lite", "proto1", None)),
+    ],
 )
 def test_a_name_tells_whether_a_model_reasons(model: str | None, expected: bool) -> None:
     assert is_reasoning(model) is expected
@@ -176,6 +178,7 @@ def metered(rows: list[tuple[str, int | None]]) -> Volume:
     return meter.volume()
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(texts, bounds), min_size=1, max_size=8), models, st.sampled_from([CHAT, "/v1/embeddings"]))
 def test_low_is_never_above_likely_nor_that_above_high(
     rows: list[tuple[str, int | None]], model: str | None, endpoint: str
@@ -189,6 +192,7 @@ def test_low_is_never_above_likely_nor_that_above_high(
             assert 0 <= each.low <= each.likely <= each.high
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(texts, bounds), min_size=1, max_size=8), st.tuples(texts, bounds), models)
 def test_one_row_more_never_lowers_what_is_counted(
     rows: list[tuple[str, int | None]], more: tuple[str, int | None], model: str | None

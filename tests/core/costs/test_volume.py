@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_llmbatch.core.costs.volume import Texts, Volume, VolumeMeter, total_volume
@@ -79,6 +79,7 @@ some_volume = st.builds(
 )
 
 
+@settings(max_examples=30)
 @given(some_volume, some_volume)
 def test_volumes_add_up(one: Volume, other: Volume) -> None:
     both = total_volume([one, other])
@@ -90,6 +91,7 @@ def test_volumes_add_up(one: Volume, other: Volume) -> None:
     )
 
 
+@settings(max_examples=30)
 @given(some_volume, st.data())
 def test_a_share_of_the_rows_is_never_more_than_all_of_them_and_never_less_than_its_part(
     whole: Volume, data: st.DataObject
