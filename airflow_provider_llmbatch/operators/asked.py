@@ -44,11 +44,11 @@ class Asked:
 
 
 def cap_of(given: object) -> Decimal | None:
-    """A cap as an amount of US dollars, from a number, a text, or what a template made of one; ``None`` is no cap.
+    """A cap as an amount of US dollars, from a number, a text, or what a template made of one; an empty text is no cap.
 
     :raises ValueError: It is no amount.
     """
-    if given is None:
+    if given is None or given == "":
         return None
     try:
         amount = Decimal(str(given))

@@ -22,8 +22,8 @@ class LLMBatchEstimateCostOperator(BaseOperator):
     """Estimate what ``LLMBatchRunOperator`` would cost with the same input. Reads it once; uploads and bills nothing.
 
     Returns ``{"low", "likely", "high", "without_batch", "rows", "bounded", "text", "models"}``: US dollars as numbers,
-    ``None`` where the price of a model is not known; ``text`` is the line that the log has. ``low``, ``likely``,
-    ``high`` and ``text`` are XCom keys of their own too.
+    ``None`` if the price of a model is not known; ``text`` is the line that the log has. ``low``, ``likely``, ``high``
+    and ``text`` are XCom keys of their own too, as far as they are known.
 
     :param source: URI or URIs of JSONL, CSV or Parquet, in order; records, or ready OpenAI batch lines. (templated)
     :param source_format: ``jsonl``, ``csv`` or ``parquet``; by default as the suffix of each URI says.
@@ -101,5 +101,6 @@ class LLMBatchEstimateCostOperator(BaseOperator):
                 log=self.log,
             )
         for name in ("low", "likely", "high", "text"):
-            context["ti"].xcom_push(key=name, value=told[name])
+            if told[name] is not None:  # Airflow takes such an XCom for one that is not there
+                context["ti"].xcom_push(key=name, value=told[name])
         return told

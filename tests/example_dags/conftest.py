@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Told = dict[str, Any]
 
+RUNS = ("nightly_run", "run_partitions", "decorated", "approved_run")
 EXAMPLE_DAGS = Path(__file__).resolve().parents[2] / "example_dags"
 
 
@@ -67,7 +68,7 @@ def examples(
         "nightly_batch_inference": {"output": output.as_uri()},
         "async_tasks": {"output": output.as_uri()},
         "wait_for_batch": {"output": output.as_uri(), "batch_id": foreign_batch},
-        **{dag_id: {"output": (output / dag_id).as_uri()} for dag_id in ("nightly_run", "run_partitions", "decorated")},
+        **{dag_id: {"output": (output / dag_id).as_uri()} for dag_id in RUNS},
     }
     return _run_once(confs, "llmbatch_openai", echo_server, tmp_path_factory.mktemp("airflow_home"))
 
@@ -97,6 +98,7 @@ def _run_once(confs: dict[str, dict[str, str]], conn_type: str, server: RunningS
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # nobody logs in to approve
             "AIRFLOW_CONN_LLMBATCH_DEFAULT": json.dumps(connection),
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",

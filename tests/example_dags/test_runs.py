@@ -150,3 +150,17 @@ def test_what_the_decorated_function_yields_is_asked(examples: Told, output: Pat
         for product in PRODUCTS
         for language in LANGUAGES
     ]
+
+
+def test_a_run_without_a_known_price_waits_until_somebody_approves(examples: Told, output: Path) -> None:
+    run = examples["approved_run"]
+    assert run["upstream"] == {
+        "estimate": [],
+        "is_dear": ["estimate"],
+        "approve": ["is_dear"],
+        "classify": ["approve", "is_dear"],
+    }
+    assert (run["state"], run["tasks"]) == ("success", dict.fromkeys(run["upstream"], "success"))
+    manifest = json.loads((output / "approved_run" / run["run_id"] / "manifest.json").read_text())
+    [estimate] = manifest["estimate"]["models"]
+    assert (estimate["rows"], estimate["output_tokens"]["high"], estimate["cost_usd"]) == (64, 64 * 48, None)
