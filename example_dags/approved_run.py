@@ -3,9 +3,9 @@
     estimate -> is_dear -> approve -> classify
                         \\____________/
 
-`estimate` reads the table once and uploads nothing. Below `free_usd` the run goes on by itself; above, or if nobody knows
-a price, it waits for a person to approve under *Required Actions*, and a night without an answer is a no. What was
-approved is the cap of the run.
+`estimate` reads the table once and uploads nothing. Up to `free_usd` the run goes on by itself; above, or if nobody
+knows a price, it waits for a person to approve under *Required Actions*; half a day without an answer is a no. What
+was approved is the cap of the run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loads the examples as Airflow does, runs each once with ``dag.test()``; started by the tests as a process of its own.
 
-Writes a JSON file: what was loaded, and how the runs and their tasks ended. Whatever a run asks people, somebody approves
-through Airflow's REST API.
+Writes a JSON file: what was loaded, and how the runs and their tasks ended. Whatever a run asks people, somebody
+approves through Airflow's REST API.
 """
 
 from __future__ import annotations

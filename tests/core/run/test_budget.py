@@ -119,8 +119,8 @@ def test_a_batch_that_no_longer_fits_is_not_submitted_and_the_rest_is_published(
     assert task.results()[4]["error"]["code"] == "not_submitted"
     assert isinstance(end.error, BudgetExceededError)
     assert str(end.error).startswith(
-        "$8.00 is spent of max_cost_usd, which is $6.00, and the next batch would cost up to $1.00 (prices: us). 1 rows "
-        "were not submitted, and nothing was billed for them. What was answered is billed, and published"
+        "$8.00 is spent of max_cost_usd, which is $6.00, and the next batch would cost up to $1.00 (prices: us). 1 "
+        "rows were not submitted, and nothing was billed for them. What was answered is billed, and published"
     )
     assert len(provider.submitted) == 2
 
