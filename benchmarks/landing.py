@@ -176,10 +176,14 @@ def measured(side: str, about: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def ours(about: dict[str, Any], *, response_format: Any = None, kind: str = "jsonl") -> Callable[[], int]:
+def ours(
+    about: dict[str, Any], *, response_format: Any = None, kind: str = "jsonl", priced: bool = True
+) -> Callable[[], int]:
     import structlog
 
     from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter, OpenAISettings
+    from airflow_provider_llmbatch.core.costs.prices import Prices
+    from airflow_provider_llmbatch.core.costs.table import price_table
     from airflow_provider_llmbatch.core.run.answers import land
     from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
     from airflow_provider_llmbatch.core.run.publish import publish as publish_set
@@ -203,9 +207,12 @@ def ours(about: dict[str, Any], *, response_format: Any = None, kind: str = "jso
         started_at=0,
     )
     check_format(kind)
+    prices = Prices("openai", price_table({"models": {"echo": {"model": "gpt-5-mini"}}}, name="of the benchmark"))
+    if priced:
+        assert prices.of("echo", time.time()) is not None  # imports the published prices
 
     def run() -> int:
-        attempts = {}
+        attempts, bills = {}, {}
         for part, batch in zip(stage.parts, batches, strict=True):
             landed = land(
                 adapter,
@@ -215,8 +222,10 @@ def ours(about: dict[str, Any], *, response_format: Any = None, kind: str = "jso
                 ordinals=stage.ordinals(part),
                 folder=stage.folder,
                 shape=shape,
+                prices=prices if priced else None,
                 log=structlog.get_logger(),
             )
+            bills[batch.id] = landed.costs
             entry = AttemptEntry(attempt=1, batch_id=batch.id, outcomes=dict(landed.outcomes), usage=landed.usage)
             attempts[part.number] = [entry]
         manifest = publish_set(
@@ -224,6 +233,7 @@ def ours(about: dict[str, Any], *, response_format: Any = None, kind: str = "jso
             output,
             answers=stage.folder,
             attempts=attempts,
+            bills=bills,
             facts=facts,
             publish_id="benchmark",
             published_at=0,
@@ -231,7 +241,23 @@ def ours(about: dict[str, Any], *, response_format: Any = None, kind: str = "jso
         )
         assert manifest.outcomes == {"succeeded": about["rows"]}, manifest.outcomes
         assert manifest.usage.total_tokens > 0
+        assert bool(manifest.costs.total_usd) == priced
         return sum(part.bytes for part in manifest.parts)
+
+    return run
+
+
+def published_prices(about: dict[str, Any]) -> Callable[[], int]:
+    """Once for each process that lands something, at the first price that is looked up."""
+    import httpx  # as the adapters have it
+
+    from airflow_provider_llmbatch.core.costs.prices import Prices
+
+    del about, httpx
+
+    def run() -> int:
+        assert Prices("openai").of("gpt-5-mini", time.time()) is not None
+        return 0
 
     return run
 
@@ -311,9 +337,11 @@ def litellm_cost(about: dict[str, Any]) -> Callable[[], int]:
     return run
 
 
-TARGETED = "land and publish, JSON lines"
+TARGETED = "land, price and publish, JSON lines"
 OURS = {
     TARGETED: ours,
+    "the same without prices": lambda about: ours(about, priced=False),
+    "import of the published prices": published_prices,
     "land and publish, JSON schema": lambda about: ours(about, response_format=SCHEMA),
     "land and publish, Pydantic model": lambda about: ours(about, response_format="model"),
     "land and publish, Parquet": lambda about: ours(about, kind="parquet"),

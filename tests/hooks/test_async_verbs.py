@@ -33,6 +33,7 @@ VERBS = (
     "cancel_batch",
     "results",
     "estimate_cost",
+    "batch_cost",
 )
 
 

@@ -142,9 +142,11 @@ def test_woken_it_publishes_one_row_for_each_of_the_input_and_tells_where(
     server.let_pass(4)
     all_ended()
     returned = task.execute_complete(context, ENDED)
-    usage = returned.pop("usage")
+    usage, costs = returned.pop("usage"), returned.pop("costs")
     assert returned == {"rows": 4, "outcomes": {"succeeded": 4}, "manifest": f"{output}/manifest.json"}
-    assert instance.xcoms == {"outcomes": {"succeeded": 4}, "usage": usage, "manifest": f"{output}/manifest.json"}
+    uri = f"{output}/manifest.json"
+    assert instance.xcoms == {"outcomes": {"succeeded": 4}, "usage": usage, "costs": costs, "manifest": uri}
+    assert (costs["total_usd"], costs["unpriced_rows"]) == (None, 4)  # a server of one's own: nobody publishes prices
     assert usage["total_tokens"] > 0
     rows = [{name: row[name] for name in ("key", "input", "outcome", "text")} for row in rows_of(output)]
     assert rows == [

@@ -79,5 +79,15 @@ def test_importing_what_dags_use_brings_no_sdk_and_no_server(package: str) -> No
     assert imported.returncode == 0, imported.stderr
     loaded = imported.stdout.split()
     assert f"airflow_provider_llmbatch.{package}" in loaded
-    heavy = ("openai", "google.cloud", "google.genai", "azure", "fastapi", "starlette", "uvicorn", "xllamacpp")
+    heavy = (
+        "openai",
+        "google.cloud",
+        "google.genai",
+        "azure",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "xllamacpp",
+        "genai_prices",
+    )
     assert [name for name in loaded if name.startswith(heavy)] == []

@@ -169,17 +169,16 @@ class _Step:
 
     def charge(self, tokens: Tokens) -> bytes:
         self.rows += 1
-        whole = self._whole
-        if (
-            whole is None
-            or tokens.cached > tokens.input
-            or tokens.has_rare_kinds()
-            or (whole.output is None and tokens.output)
-        ):
+        whole, taken, cached, given = self._whole, tokens.input, tokens.cached, tokens.output
+        if whole is None or cached > taken or tokens.has_rare_kinds() or (given and whole.output is None):
             return self._charge_rare(tokens)
-        self.priced.add(tokens)
-        amount = tokens.input * whole.input + tokens.cached * whole.less_cached + tokens.output * (whole.output or 0)
-        return _text(amount)
+        priced = self.priced  # in place of ``add``, since nearly all answers come along here
+        priced.input += taken
+        priced.cached += cached
+        priced.output += given
+        priced.reasoning += tokens.reasoning
+        priced.total += tokens.total
+        return _text(taken * whole.input + cached * whole.less_cached + given * (whole.output or 0))
 
     def _charge_rare(self, tokens: Tokens) -> bytes:
         cost = self._rates.cost(tokens) if self._rates else None

@@ -58,17 +58,16 @@ def _warn_of_unpriced(job: Job, manifest: Manifest) -> None:
         if each.unpriced_rows:
             job.log.warning(
                 f"What {each.unpriced_rows:,} answers of {each.model or 'a model without a name'} cost is not known: "
-                f"{_why_unpriced(each, job)}"
+                f"{_why_unpriced(each)}"
             )
 
 
-def _why_unpriced(costs: ModelCosts, job: Job) -> str:
+def _why_unpriced(costs: ModelCosts) -> str:
     if costs.priced_as is None:
-        known = "none of its own" if job.adapter.price_list is None else job.adapter.price_list
-        return f"no price of it is known ({known}). Put one into the connection's prices, or say whose prices hold."
+        return "no price of that model is. Put one into the connection's prices, or name there whose published prices hold."
     if costs.source is None:
-        return "only its price without a batch is published. Put that of batches into the connection's prices."
-    return "its tokens were not counted, or are of a kind that has no price."
+        return "only its price without a batch is. Put that of batches into the connection's prices."
+    return "their tokens were not counted, or are of a kind that has no price."
 
 
 def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...], over_budget: str | None = None) -> Shortfall:

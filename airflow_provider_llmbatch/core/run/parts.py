@@ -205,7 +205,7 @@ def land_batch(job: Job, index: IndexRecord, stage: Stage, state: PartState, rec
     why = f" ({', '.join(f'{count:,} {code[:_CODE_CHARS]}' for code, count in reasons)})" if reasons else ""
     more = f"; {retry.rows:,} may be submitted again" if retry else ""
     say = job.log.warning if reasons else job.log.info
-    cost = f"; {said(landed.costs)}" if landed.costs and landed.costs.models else ""
+    cost = f"; {said(landed.costs)}" if landed.costs and landed.costs.known_usd else ""
     say(f"Landed {batch.id} (part {state.part.number}, attempt {state.attempt}): {counts}{why}{cost}{more}")
 
 
