@@ -157,7 +157,7 @@ class LLMBatchRunOperator(BaseOperator):
         self.check_input(source, query, sql_conn_id)
         if isinstance(max_cost_usd, int | float | Decimal):  # a template is known when the task runs
             cap_of(max_cost_usd)
-        self.max_cost_usd = max_cost_usd
+        self.max_cost_usd = str(max_cost_usd) if isinstance(max_cost_usd, Decimal) else max_cost_usd  # a DAG is JSON
         self.source = source
         self.source_format = source_format
         self.query = query

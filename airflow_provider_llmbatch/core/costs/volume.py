@@ -136,12 +136,24 @@ def total_volume(volumes: Iterable[Volume]) -> Volume:
 class VolumeMeter:
     """Counts requests as they pass."""
 
+    __slots__ = (
+        "_answers",
+        "_bound",
+        "_bytes",
+        "_exact",
+        "_exact_bytes",
+        "_rows",
+        "_sampled",
+        "_sampled_bytes",
+        "_unbounded",
+    )
+
     def __init__(self) -> None:
         self._rows = self._bytes = self._answers = self._bound = self._unbounded = 0
         self._sampled_bytes = self._exact_bytes = 0
         self._sampled, self._exact = _Reading(), _Reading()
 
-    def add(self, body: bytes, *, max_tokens: int | None = None, answers: int = 1, is_text: bool = False) -> None:
+    def add(self, body: bytes, max_tokens: int | None = None, answers: int = 1, *, is_text: bool = False) -> None:
         """:param max_tokens: Of one answer.
         :param is_text: Whether the body certainly holds nothing but texts.
         """
@@ -157,7 +169,7 @@ class VolumeMeter:
             # What is encoded in there tells nothing of other rows, and they nothing of it.
             self._exact_bytes += len(body)
             self._exact.read(body)
-        elif rows < _ALWAYS_READ or not rows % _READ_EACH:
+        elif not rows % _READ_EACH or rows < _ALWAYS_READ:
             self._sampled_bytes += len(body)
             self._sampled.read(body)
 

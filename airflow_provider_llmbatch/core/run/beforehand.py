@@ -68,7 +68,7 @@ def measured(rows: Iterable[Row]) -> dict[Group, Volume]:
     """
     meters: dict[Group, VolumeMeter] = defaultdict(VolumeMeter)
     for row in rows:
-        meters[row.model, row.url].add(row.body, max_tokens=row.max_tokens, answers=row.answers, is_text=row.is_text)
+        meters[row.model, row.url].add(row.body, row.max_tokens, row.answers, is_text=row.is_text)
     if not meters:
         raise no_rows()
     return {group: meter.volume() for group, meter in meters.items()}

@@ -251,6 +251,8 @@ class Round:
         # While something is under way its bill may make room, so the first that does not fit is enough to wait for it.
         if not (self._too_dear and self._live) and self._budget.has_room(state):
             return True
+        if not self._too_dear:
+            self._job.log.info(f"Part {state.part.number} is held back: with it, max_cost_usd could be exceeded")
         self._too_dear.add(state.part.number)
         return False
 

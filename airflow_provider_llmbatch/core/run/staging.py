@@ -125,7 +125,7 @@ class Staging:
         kept = b"" if row.columns is None else b',"input":' + row.columns
         row_line = b"".join((b'{"ordinal":', number, b',"key":', row.key or b"null", kept, b"}\n"))
         part.add(line, row_line, size, tokens, ordinal)
-        part.meter.add(row.body, max_tokens=row.max_tokens, answers=row.answers, is_text=row.is_text)
+        part.meter.add(row.body, row.max_tokens, row.answers, is_text=row.is_text)
 
     def _uploaded(self, check: LineCheck, line: bytes, row: Row) -> int:
         try:
