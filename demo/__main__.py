@@ -132,6 +132,8 @@ class Demo:
             return f"{content.count(_NEWLINE)} requests, {size(len(content))}"
         if self._task == "classify":
             return f"{_shortened_id(value)}  {self._progress()}"
+        if self._task == "bill":
+            return value
         return _shortened_id(value) if self._task == "create_file" else Path(value).name
 
 

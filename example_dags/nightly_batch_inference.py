@@ -1,6 +1,7 @@
 """Every night: label a table of product reviews with an LLM, through the provider's batch API, at half the price.
 
-    build_requests -> create_file -> classify -> download -> join
+    build_requests -> create_file -> classify -> bill
+                                              -> download -> join
 
 `LLMBATCH_CONN_ID` picks the provider and `MODEL` the model: the same DAG runs on the batch server of this package
 (`llmbatch-server --engine local`) and on OpenAI (a connection with your key, and for example "gpt-4.1-mini").
@@ -16,11 +17,15 @@ from pathlib import Path
 import pendulum
 from airflow.sdk import DAG, ObjectStoragePath, Param, task
 
+from airflow_provider_llmbatch.core.costs.comparison import compared
+from airflow_provider_llmbatch.core.costs.wording import said
+from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.batch import LLMBatchCreateBatchOperator, LLMBatchDownloadResultsOperator
 from airflow_provider_llmbatch.operators.file import LLMBatchCreateFileOperator
 
 LLMBATCH_CONN_ID = "llmbatch_default"
 MODEL = "smollm2-135m-instruct"
+COMPARED_MODEL = "gpt-5-mini"  # what the same tokens would cost there, since a model of your own costs nothing
 
 REVIEWS = Path(__file__).parent / "data" / "product_reviews.csv"
 LABELS = ["positive", "negative"]
@@ -112,6 +117,13 @@ with DAG(
         min_poll_interval=1,  # a small batch ends soon; looks get rarer as a batch gets older
         llmbatch_conn_id=LLMBATCH_CONN_ID,
     )
+
+    @task
+    def bill(batch_id: str) -> str:
+        costs = LLMBatchHook(LLMBATCH_CONN_ID).batch_cost(batch_id)
+        return compared(costs, COMPARED_MODEL) if costs.total_usd is None else said(costs)
+
+    bill(classify.output)
 
     download = LLMBatchDownloadResultsOperator(
         task_id="download",

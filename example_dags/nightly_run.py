@@ -3,14 +3,15 @@
     classify -> report
 
 `classify` cuts the table into batches that the provider takes, submits each exactly once, waits without a worker,
-checks every answer against `Sentiment`, submits again what failed for a passing reason, and publishes one result set.
-Retries and clears pay nothing twice. `LLMBATCH_CONN_ID` picks the provider, `MODEL` the model; the table may lie in
-`s3://`, `gs://` or `abfs://` as well, as JSONL, CSV or Parquet.
+checks every answer against `Sentiment`, submits again what failed for a passing reason, and publishes one result set
+with its bill. Retries and clears pay nothing twice. `LLMBATCH_CONN_ID` picks the provider, `MODEL` the model; the table
+may lie in `s3://`, `gs://` or `abfs://` as well, as JSONL, CSV or Parquet.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +21,14 @@ import pendulum
 from airflow.sdk import DAG, ObjectStoragePath, Param, task
 from pydantic import BaseModel
 
+from airflow_provider_llmbatch.core.costs.comparison import compared
 from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
 
 LLMBATCH_CONN_ID = "llmbatch_default"
 MODEL = "smollm2-135m-instruct"
+COMPARED_MODEL = "gpt-5-mini"  # what the same tokens would cost there, since a model of your own costs nothing
 
+log = logging.getLogger(__name__)
 REVIEWS = Path(__file__).parent / "data" / "product_reviews.csv"
 
 
@@ -67,7 +71,7 @@ with DAG(
     )
 
     @task
-    def report(manifest_uri: str) -> dict[str, int]:
+    def report(manifest_uri: str, costs: dict) -> dict[str, int]:
         """How many labels agree with the truth. Readers follow the manifest: it names the files of one whole set."""
         manifest_path = ObjectStoragePath(manifest_uri)
         manifest = json.loads(manifest_path.read_text())
@@ -79,6 +83,7 @@ with DAG(
                         found[row["outcome"]] += 1
                     else:
                         found["right" if row["parsed"]["sentiment"] == row["input"]["truth"] else "wrong"] += 1
+        log.info(compared(costs, COMPARED_MODEL))  # such as: as gpt-5-mini: $0.0016 in a batch, $0.0032 without
         return dict(found)
 
-    report(classify.output["manifest"])
+    report(classify.output["manifest"], classify.output["costs"])

@@ -132,8 +132,9 @@ def test_the_demo_runs_the_dag_on_the_real_model_and_tells_its_true_accuracy(hom
         f"{right} of 64 right ({right / 64:.0%}) · {tokens[0]:,} tokens in, {tokens[1]:,} out · 0 failed, 0 missing"
     ).replace("%)", " %)") in demo.text
     assert re.search(r"classify +batch_\S+ +█{20} 64/64  0 failed +\d+\.\d s\n", demo.text)
-    shown = re.findall(r"(build_requests|create_file|classify|download|join) .*\d s\n", demo.text)
-    assert list(dict.fromkeys(shown)) == ["build_requests", "create_file", "classify", "download", "join"]
+    shown = re.findall(r"(build_requests|create_file|classify|bill|download|join) .*\d s\n", demo.text)
+    assert list(dict.fromkeys(shown)) == ["build_requests", "create_file", "classify", "bill", "download", "join"]
+    assert re.search(r"bill +as gpt-5-mini: \$0\.00\d+ in a batch, \$0\.00\d+ without +\d+\.\d s\n", demo.text)
     assert len({row["review_id"] for row in rows}) == 64
     # What a coin would do is far below; the exact figure is the model's own affair.
     assert right >= 42

@@ -33,11 +33,12 @@ def test_the_nightly_dag_runs_every_night(nightly_run: Told) -> None:
     assert (nightly_run["schedule"], nightly_run["catchup"], nightly_run["retries"]) == ("0 1 * * *", False, [2])
 
 
-def test_its_five_tasks_follow_each_other_and_all_succeed(nightly_run: Told) -> None:
+def test_its_tasks_follow_each_other_and_all_succeed(nightly_run: Told) -> None:
     assert nightly_run["upstream"] == {
         "build_requests": [],
         "create_file": ["build_requests"],
         "classify": ["create_file"],
+        "bill": ["classify"],
         "download": ["classify"],
         "join": ["download"],
     }

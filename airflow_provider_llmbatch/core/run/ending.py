@@ -64,7 +64,7 @@ def _warn_of_unpriced(job: Job, manifest: Manifest) -> None:
 
 def _why_unpriced(costs: ModelCosts) -> str:
     if costs.priced_as is None:
-        return "no price of that model is. Put one into the connection's prices, or name there whose published prices hold."
+        return "no price of that model is. Put one into the connection's prices, or name there whose prices hold."
     if costs.source is None:
         return "only its price without a batch is. Put that of batches into the connection's prices."
     return "their tokens were not counted, or are of a kind that has no price."
