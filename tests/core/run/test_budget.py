@@ -160,6 +160,17 @@ def test_what_was_spent_before_a_restart_counts(task: Task, provider: MemoryProv
     waiting(task.run(3, max_tries=3, **{**options, **cap(26)}))
 
 
+def test_what_was_spent_before_a_restart_also_counts_for_each_batch(task: Task, provider: MemoryProvider) -> None:
+    task.max_tokens = 1
+    options = {**cap(15), "on_clear": "restart"}
+    end_all(task.run(**options), provider)  # 10 instead of 5
+    end = end_all(task.run(2, max_tries=3, **options), provider)
+    assert str(end.error).startswith(
+        "$16.00 is spent of max_cost_usd, which is $15.00, and the next batch would cost up to $2"
+    )
+    assert end.manifest.outcomes == {"succeeded": 3, "missing": 2}
+
+
 def test_batches_that_are_cancelled_for_a_changed_input_count_as_estimated(task: Task) -> None:
     waiting(task.run(**cap(25)))  # one batch of two rows
     task.texts[0] = "A"
