@@ -54,6 +54,7 @@ _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 _decode_request = msgspec.json.Decoder(_Request).decode
 _TOO_DEEP: Final = "it is nested too deeply to be read"
+_IMAGE: Final = ("IMAGE", 2)
 _AUDIO: Final = ("AUDIO", 4)
 _NO_BLOCK: Final = (None, "", 0, "BLOCKED_REASON_UNSPECIFIED")  # writers of defaults send the last one
 _has_snake_case = re.compile(
@@ -187,11 +188,12 @@ def _usage(usage: Usage) -> Json:
     prompt = (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0)
     completion = (usage.candidates_token_count or 0) + thoughts
     of_prompt: Json = {"cached_tokens": usage.cached_content_token_count or 0}
-    if usage.prompt_tokens_details and (audio := _audio_tokens(usage.prompt_tokens_details)):
+    if usage.prompt_tokens_details and (audio := _tokens_of(_AUDIO, usage.prompt_tokens_details)):
         of_prompt["audio_tokens"] = audio
     of_completion: Json = {"reasoning_tokens": thoughts}
-    if usage.candidates_tokens_details and (audio := _audio_tokens(usage.candidates_tokens_details)):
-        of_completion["audio_tokens"] = audio
+    for kind, modality in (("audio_tokens", _AUDIO), ("image_tokens", _IMAGE)):  # which have prices of their own
+        if usage.candidates_tokens_details and (count := _tokens_of(modality, usage.candidates_tokens_details)):
+            of_completion[kind] = count
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -201,8 +203,8 @@ def _usage(usage: Usage) -> Json:
     }
 
 
-def _audio_tokens(details: list[ModalityTokens]) -> int:
-    return sum(each.token_count or 0 for each in details if each.modality in _AUDIO)
+def _tokens_of(modality: tuple[str, int], details: list[ModalityTokens]) -> int:
+    return sum(each.token_count or 0 for each in details if each.modality in modality)
 
 
 def _seconds(moment: Any) -> int:

@@ -6,6 +6,7 @@ fetches anything: the package does so only when its ``UpdatePrices`` is started,
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -74,12 +75,12 @@ def published_prices(provider: str, model: str, day: date) -> ModelPrices | None
     from genai_prices import __version__  # noqa: PLC0415 - heavy
     from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415 - as above
 
-    is_url = "://" in provider
     snapshot = get_snapshot()
+    seller_id = _seller_at(provider, snapshot) if "://" in provider else provider
+    if seller_id is None:
+        return None
     try:
-        seller, info = snapshot.find_provider_model(
-            model, None, None if is_url else provider, provider if is_url else None
-        )
+        seller, info = snapshot.find_provider_model(model, None, seller_id, None)
     except LookupError:
         return None
     moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -89,6 +90,15 @@ def published_prices(provider: str, model: str, day: date) -> ModelPrices | None
     if single.steps[0][1].input is None and single.steps[0][1].output is None:
         return None  # billed by something else than tokens
     return ModelPrices(info.id, _batch(seller, info, moment, single, name), single)
+
+
+def _seller_at(url: str, snapshot: DataSnapshot) -> str | None:
+    """Who sells at an address; its pattern says how that begins, and must end where a name of a host does."""
+    for each in snapshot.providers:
+        found = re.match(each.api_pattern, url)
+        if found and url[found.end() :][:1] in ("", "/", ":"):
+            return each.id
+    return None
 
 
 def _owner(snapshot: DataSnapshot, seller: Provider, info: ModelInfo) -> Provider:

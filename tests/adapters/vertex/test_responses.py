@@ -200,7 +200,11 @@ def test_thoughts_and_tools_are_billed_too() -> None:
         "thoughtsTokenCount": "300",
         "totalTokenCount": 1,
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 40}, {"modality": "AUDIO", "tokenCount": 60}],
-        "candidatesTokensDetails": [{"modality": "AUDIO"}, {"modality": 4, "tokenCount": 5}],
+        "candidatesTokensDetails": [
+            {"modality": "AUDIO"},
+            {"modality": 4, "tokenCount": 5},
+            {"modality": "IMAGE", "tokenCount": 7},
+        ],
         "trafficType": "ON_DEMAND",
     }
     assert mapped(answer({"text": "x"}) | {"usageMetadata": usage})["response"]["body"]["usage"] == {
@@ -208,7 +212,7 @@ def test_thoughts_and_tools_are_billed_too() -> None:
         "completion_tokens": 320,
         "total_tokens": 430,
         "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": 60},
-        "completion_tokens_details": {"reasoning_tokens": 300, "audio_tokens": 5},
+        "completion_tokens_details": {"reasoning_tokens": 300, "audio_tokens": 5, "image_tokens": 7},
     }
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from importlib.metadata import version
 
 import pytest
 
@@ -15,6 +16,7 @@ from airflow_provider_llmbatch.core.costs.table import price_table
 from airflow_provider_llmbatch.core.costs.tokens import Tokens
 from airflow_provider_llmbatch.errors import ConnectionSettingsError
 
+PACKAGE = f"genai-prices {version('genai-prices')}"
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 RULE = "half, by https://platform.openai.com/docs/guides/batch"
 
@@ -24,7 +26,7 @@ def test_the_published_price_of_a_batch_comes_with_its_source_and_date() -> None
     assert found is not None
     assert found.model == "gpt-5-mini"
     assert found.batch is not None
-    assert found.batch.source == "genai-prices 0.2.3: openai/gpt-5-mini, batch"
+    assert found.batch.source == f"{PACKAGE}: openai/gpt-5-mini, batch"
     assert found.batch.since == date(2026, 10, 14)
     assert found.batch.steps == ((0, Rates(input=Decimal("0.125"), cached_input=Decimal("0.0125"), output=Decimal(1))),)
     assert found.standard is not None
@@ -57,7 +59,7 @@ def test_a_model_without_a_published_price_of_batches_is_billed_by_its_providers
     found = Prices("openai").of("text-embedding-3-small", NOVEMBER)
     assert found is not None
     assert found.batch is not None
-    assert found.batch.source == f"genai-prices 0.2.3: openai/text-embedding-3-small, standard; {RULE}"
+    assert found.batch.source == f"{PACKAGE}: openai/text-embedding-3-small, standard; {RULE}"
     assert found.batch.steps == ((0, Rates(input=Decimal("0.01"))),)
 
 
@@ -94,7 +96,7 @@ def test_a_server_that_speaks_openais_api_has_its_own_providers_prices() -> None
     found = Prices("https://api.mistral.ai/v1").of("mistral-small-latest", NOVEMBER)
     assert found is not None
     assert found.batch is not None
-    assert found.batch.source.startswith("genai-prices 0.2.3: mistral/")
+    assert found.batch.source.startswith(f"{PACKAGE}: mistral/")
 
 
 def test_azure_sells_openais_models_at_openais_price_and_its_own_list_comes_first() -> None:
@@ -104,8 +106,8 @@ def test_azure_sells_openais_models_at_openais_price_and_its_own_list_comes_firs
     assert own is not None
     assert found.batch is not None
     assert own.batch is not None
-    assert found.batch.source == "genai-prices 0.2.3: openai/gpt-4o-mini, batch"
-    assert own.batch.source.startswith("genai-prices 0.2.3: azure/o4-mini, standard; half, by https://learn.microsoft")
+    assert found.batch.source == f"{PACKAGE}: openai/gpt-4o-mini, batch"
+    assert own.batch.source.startswith(f"{PACKAGE}: azure/o4-mini, standard; half, by https://learn.microsoft")
 
 
 def test_prices_are_those_of_the_day() -> None:
@@ -159,7 +161,7 @@ def test_a_deployment_is_found_by_the_name_that_was_asked_for(answering: str | N
     assert found.batch.at(1) == Rates(
         input=Decimal("0.22"), cached_input=Decimal("0.11"), output=Decimal("0.88")
     )  # 0.20, 0.10 and 0.80
-    assert found.batch.source == "genai-prices 0.2.3: openai/gpt-4.1-mini, batch, times 1.1 by our agreement"
+    assert found.batch.source == f"{PACKAGE}: openai/gpt-4.1-mini, batch, times 1.1 by our agreement"
 
 
 def test_all_other_models_may_have_a_multiplier() -> None:
