@@ -88,6 +88,7 @@ def get_provider_info() -> dict[str, object]:
                     f"{_PACKAGE}.operators.batch",
                     f"{_PACKAGE}.operators.results",
                     f"{_PACKAGE}.operators.run",
+                    f"{_PACKAGE}.operators.estimate",
                 ],
             }
         ],

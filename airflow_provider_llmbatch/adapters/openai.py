@@ -292,10 +292,10 @@ class OpenAIAdapter(Adapter):
             page = _json_object(self._http.send(call), action, self._http.title)
             data = page.get("data", page.get("value"))  # Azure's older versions say value
             items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
-            items = [item for item in items if str(item.get("id")) not in seen]
-            seen.update(str(item.get("id")) for item in items)
-            yield items if remaining is None else items[:remaining]
-            remaining = None if remaining is None else remaining - len(items)
+            new = [item for item in items if str(item.get("id")) not in seen]
+            seen.update(str(item.get("id")) for item in new)
+            yield new if remaining is None else new[:remaining]
+            remaining = None if remaining is None else remaining - len(new)
             last_id = _cursor(page, items)
             if not page.get("has_more") or not isinstance(last_id, str) or last_id in followed:
                 return

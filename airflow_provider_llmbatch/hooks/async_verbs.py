@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
+    from pydantic import BaseModel, JsonValue
+
     from airflow_provider_llmbatch.core.costs.bill import Costs
+    from airflow_provider_llmbatch.core.costs.estimate import Estimate
     from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, Source
     from airflow_provider_llmbatch.models import Batch, File, Result
 
@@ -107,6 +110,32 @@ class AsyncVerbs:
     def aresults(self, batch_id: str) -> AsyncGenerator[Result, None]:
         """``results`` for async tasks: lines are read on when those that were read are used up."""
         return self._pulled(lambda hook: hook.results(batch_id), _ITEMS_AT_ONCE)
+
+    async def aestimate_cost(
+        self,
+        source: str | Iterable[object],
+        *,
+        source_format: Literal["jsonl", "csv", "parquet"] | None = None,
+        prompt: str | None = None,
+        system: str | None = None,
+        model: str | None = None,
+        parameters: Mapping[str, JsonValue] | None = None,
+        response_format: type[BaseModel] | Mapping[str, JsonValue] | None = None,
+        endpoint: str = "/v1/chat/completions",
+    ) -> Estimate:
+        """``estimate_cost`` for async tasks."""
+        hook = await self._ready()
+        return await _in_thread(
+            hook.estimate_cost,
+            source,
+            source_format=source_format,
+            prompt=prompt,
+            system=system,
+            model=model,
+            parameters=parameters,
+            response_format=response_format,
+            endpoint=endpoint,
+        )
 
     async def _ready(self) -> LLMBatchHook:
         """The hook with its connection and adapter, which its synchronous verbs would fetch in a blocking way."""

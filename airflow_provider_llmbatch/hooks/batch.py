@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Final, Literal, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -27,12 +27,14 @@ from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from airflow.sdk import Connection
+    from pydantic import BaseModel, JsonValue
 
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.core.costs.bill import Costs
+    from airflow_provider_llmbatch.core.costs.estimate import Estimate
     from airflow_provider_llmbatch.core.costs.prices import Prices
     from airflow_provider_llmbatch.core.storage import StoragePath
     from airflow_provider_llmbatch.models import Batch, File, Result
@@ -206,6 +208,38 @@ class LLMBatchHook(AsyncVerbs, BaseHook):
 
         found = self.adapter.retrieve_batch(batch) if isinstance(batch, str) else batch
         return costs_of_batch(self.adapter, found, self.prices, log=self.log)
+
+    def estimate_cost(
+        self,
+        source: str | Iterable[object],
+        *,
+        source_format: Literal["jsonl", "csv", "parquet"] | None = None,
+        prompt: str | None = None,
+        system: str | None = None,
+        model: str | None = None,
+        parameters: Mapping[str, JsonValue] | None = None,
+        response_format: type[BaseModel] | Mapping[str, JsonValue] | None = None,
+        endpoint: str = "/v1/chat/completions",
+    ) -> Estimate:
+        """What a run with this input would cost: low, likely and high. Reads it once; uploads nothing.
+
+        :param source: The URI of a file, or prompts, records or ready requests, one after the other. The rest is as for
+            ``LLMBatchRunOperator``.
+        :raises BatchInputError: It cannot be used.
+        """
+        from airflow_provider_llmbatch.hooks.estimates import estimate_of  # noqa: PLC0415 - no DAG file needs it
+
+        return estimate_of(
+            source,
+            source_format=source_format,
+            prompt=prompt,
+            system=system,
+            model=model or self.default_model,
+            parameters=parameters or {},
+            response_format=response_format,
+            endpoint=endpoint,
+            prices=self.prices,
+        )
 
     def test_connection(self) -> tuple[bool, str]:
         """Make one cheap call with the key; say what was found."""

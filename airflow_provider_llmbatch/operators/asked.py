@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_llmbatch.core.run.prompts import Prompt
@@ -53,6 +54,22 @@ def check_place(output: object) -> None:
         )
 
 
+def cap_of(given: object) -> Decimal | None:
+    """A cap as an amount of US dollars, from a number, a text, or what a template made of one; an empty text is no cap.
+
+    :raises ValueError: It is no amount.
+    """
+    if given is None or given == "":
+        return None
+    try:
+        amount = Decimal(str(given))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0 or isinstance(given, bool):
+        raise ValueError(f"max_cost_usd must be an amount of US dollars, such as 20 or 0.5, not {given!r}")
+    return amount
+
+
 def check_source(source: object) -> None:
     """Refuse data where a URI belongs.
 
@@ -64,6 +81,22 @@ def check_source(source: object) -> None:
             raise ValueError(_INLINE)
     if not listed:
         raise ValueError("source= is an empty list")
+
+
+def check_input(source: object, query: str | None, sql_conn_id: str | None) -> None:
+    """Refuse, while the DAG is read, what cannot be an input.
+
+    :raises ValueError: There is none, or more than one, or it is no URI.
+    """
+    if (source is None) == (query is None):
+        raise ValueError(
+            "An input is needed, and one only: source=, the URI of a file, or query= with sql_conn_id=. Requests "
+            "that are made in Python come from a function decorated with @task.llmbatch."
+        )
+    if query is not None and not sql_conn_id:
+        raise ValueError("query= needs sql_conn_id=, the Airflow connection of its database")
+    if source is not None:
+        check_source(source)
 
 
 def _may_be_uri(source: object) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -13,11 +15,12 @@ from typing_extensions import override
 
 from airflow_provider_llmbatch.core.polling import GiveUp
 from airflow_provider_llmbatch.core.run.options import RunOptions
+from airflow_provider_llmbatch.errors import BatchInputError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
-from airflow_provider_llmbatch.operators.asked import Asked, check_place, check_source
+from airflow_provider_llmbatch.operators.asked import Asked, cap_of, check_input, check_place
 from airflow_provider_llmbatch.operators.events import callbacks_of, telling
 from airflow_provider_llmbatch.operators.lineage import HasLineage
 from airflow_provider_llmbatch.operators.task import airflow_verdict
@@ -80,6 +83,9 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
     :param max_rows_per_batch: Fewer rows in one batch than the provider allows.
     :param max_bytes_per_batch: Fewer bytes of one input file than the provider allows.
     :param max_tokens_per_batch: Estimated tokens of one batch; without limit by default.
+    :param max_cost_usd: What the run may cost in US dollars. If the estimate is above that, nothing is uploaded; if
+        a batch no longer fits, it is not submitted, what was is published, and the task fails. Counts all attempts,
+        tries and clears of this task in its DAG run. (templated)
     :param max_parallel_batches: How many batches may be under way at the same time.
     :param max_attempts: How often a row may be submitted, the first time included.
     :param on_failed_rows: ``succeed``, ``fail``, or how many rows (10) or which share (0.01) may lack a good answer.
@@ -108,7 +114,7 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
     :raises ValueError: Parameters that cannot hold, told while the DAG is read.
     """
 
-    template_fields: Sequence[str] = ("source", "query", "output_uri", "model", "llmbatch_conn_id")
+    template_fields: Sequence[str] = ("source", "query", "output_uri", "model", "max_cost_usd", "llmbatch_conn_id")
     template_fields_renderers = {"query": "sql"}  # noqa: RUF012 - BaseOperator declares it so
     operator_extra_links: Collection[BaseOperatorLink] = (LLMBatchConsoleLink(),)
     ui_color: str = "#d9eae4"
@@ -138,6 +144,7 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
         max_rows_per_batch: int | None = None,
         max_bytes_per_batch: int | None = None,
         max_tokens_per_batch: int | None = None,
+        max_cost_usd: float | Decimal | str | None = None,
         max_parallel_batches: int = 10,
         max_attempts: int = 3,
         on_failed_rows: Literal["succeed", "fail"] | float = "succeed",
@@ -165,6 +172,9 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
         check_intervals(min_poll_interval, max_poll_interval)
         check_place(output)
         self.check_input(source, query, sql_conn_id)
+        if isinstance(max_cost_usd, int | float | Decimal):  # a template is known when the task runs
+            cap_of(max_cost_usd)
+        self.max_cost_usd = str(max_cost_usd) if isinstance(max_cost_usd, Decimal) else max_cost_usd  # a DAG is JSON
         self.source = source
         self.source_format = source_format
         self.query = query
@@ -233,27 +243,14 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
 
     def check_input(self, source: object, query: str | None, sql_conn_id: str | None) -> None:
         """Refuse, while the DAG is read, what cannot be an input."""
-        if (source is None) == (query is None):
-            raise ValueError(
-                "An input is needed, and one only: source=, the URI of a file, or query= with sql_conn_id=. Requests "
-                "that are made in Python come from a function decorated with @task.llmbatch."
-            )
-        if query is not None and not sql_conn_id:
-            raise ValueError("query= needs sql_conn_id=, the Airflow connection of its database")
-        if source is not None:
-            check_source(source)
+        check_input(source, query, sql_conn_id)
 
     def records_of(self, context: Context) -> Records:
         """Where the rows come from; nothing is read yet."""
-        from airflow_provider_llmbatch.operators.run_input import (  # noqa: PLC0415 - no DAG file needs it
-            records_of_query,
-            records_of_source,
-        )
+        from airflow_provider_llmbatch.operators.run_input import records_of  # noqa: PLC0415 - no DAG file needs it
 
         del context
-        if self.query:
-            return records_of_query(self.query, self.sql_conn_id or "")
-        return records_of_source(self.source, self.source_format)
+        return records_of(self.source, self.source_format, self.query, self.sql_conn_id)
 
     @override
     def lineage(self) -> Lineage:
@@ -293,6 +290,7 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
 
         self._kill = kill = SimpleQueue[None]()
         hook = LLMBatchHook(self.llmbatch_conn_id)
+        options = replace(self.options, max_cost_usd=_cap(self.max_cost_usd))
         while True:
             state = advanced(
                 context,
@@ -301,7 +299,7 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
                 asked=self.asked,
                 model=self.model,
                 records=self.records_of(context),
-                options=self.options,
+                options=options,
                 kill=kill,
                 cancel_on_kill=self.cancel_on_kill,
                 log=self.log,
@@ -363,6 +361,15 @@ class LLMBatchRunOperator(HasLineage, BaseOperator):
         return cancel_all_if_over(
             context["ti"], waiting.batch_ids, hook.adapter.cancel_batch, seconds=_SECONDS_TO_CANCEL
         )
+
+
+def _cap(given: object) -> Decimal | None:
+    try:
+        return cap_of(given)
+    except ValueError as error:
+        raise BatchInputError(
+            f"{error}. Nothing was uploaded or billed now. A retry would find the same: correct the template."
+        ) from None
 
 
 def _seconds(given: timedelta | None) -> float | None:

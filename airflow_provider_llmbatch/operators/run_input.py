@@ -71,6 +71,14 @@ def folder_of(output: object) -> Folder:
     return Folder(path)
 
 
+def records_of(source: object, source_format: Format | None, query: str | None, sql_conn_id: str | None) -> Records:
+    """The records of an operator's input, whichever it was given.
+
+    :raises BatchInputError: After rendering, the source is no URI.
+    """
+    return records_of_query(query, sql_conn_id or "") if query else records_of_source(source, source_format)
+
+
 def records_of_source(source: object, source_format: Format | None) -> Records:
     """The records of a file or several, one after the other.
 

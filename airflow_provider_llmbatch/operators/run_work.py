@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_llmbatch.core.events import ToldRecord, event_of_run, extra_of_run
 from airflow_provider_llmbatch.core.ledger import Ledger, MemoryStore
 from airflow_provider_llmbatch.core.run.job import run_folder
-from airflow_provider_llmbatch.core.run.manifest import manifest_uri
+from airflow_provider_llmbatch.core.run.manifest import MANIFEST, manifest_uri
 from airflow_provider_llmbatch.core.run.records import FolderStore
 from airflow_provider_llmbatch.core.run.run import Published, Run, Waiting
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.events import LLMBatchEvent
     from airflow_provider_llmbatch.core.run.manifest import Manifest
     from airflow_provider_llmbatch.core.run.options import RunOptions
+    from airflow_provider_llmbatch.core.storage import Folder
     from airflow_provider_llmbatch.errors import LLMBatchError
     from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
     from airflow_provider_llmbatch.operators.asked import Asked
@@ -86,6 +87,7 @@ def advanced(
             is_stopping=lambda: not kill.empty(),
             telemetry=telemetry,
             prices=hook.prices,
+            earlier_output=partial(earlier_output, context),
         )
         run = replace(run, store=run_store_of(context, lambda: FolderStore(run.folder)))
         with (
@@ -96,6 +98,15 @@ def advanced(
             if isinstance(state, Waiting):
                 span.set(waits_for=len(state.batch_ids))
             return state
+
+
+def earlier_output(context: Context) -> Folder | None:
+    """Where this task has published in an earlier DAG run, as it told Airflow then."""
+    instance = context["ti"]
+    told = instance.xcom_pull(
+        task_ids=instance.task_id, key="manifest", include_prior_dates=True, map_indexes=instance.map_index
+    )
+    return folder_of(told.removesuffix(f"/{MANIFEST}")) if isinstance(told, str) else None
 
 
 def published(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Told = dict[str, Any]
 
+RUNS = ("nightly_run", "run_partitions", "decorated", "approved_run", "labelled_reviews")
 EXAMPLE_DAGS = Path(__file__).resolve().parents[2] / "example_dags"
 
 
@@ -74,10 +75,7 @@ def runs(
         "nightly_batch_inference": {"output": output.as_uri()},
         "async_tasks": {"output": output.as_uri()},
         "wait_for_batch": {"output": output.as_uri(), "batch_id": foreign_batch},
-        **{
-            dag_id: {"output": (output / dag_id).as_uri()}
-            for dag_id in ("nightly_run", "run_partitions", "decorated", "labelled_reviews")
-        },
+        **{dag_id: {"output": (output / dag_id).as_uri()} for dag_id in RUNS},
         "count_labels": {},
     }
     on_azure = {"nightly_batch_inference": {"output": (output / "azure").as_uri()}}
@@ -124,6 +122,7 @@ def _run(pairs: list[tuple[dict[str, object], dict[str, dict[str, str]]]], home:
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # nobody logs in to approve
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         },

@@ -220,3 +220,17 @@ def test_open_lineage_is_sent_no_key_and_no_review(
     sent = json.dumps([event for event in lineage if "RunOperator" in json.dumps(event)], ensure_ascii=False)
     assert [each for each in (echo_server.api_key, *reviews) if each in sent] == []
     assert sent.count("llmbatch") > 0
+
+
+def test_a_run_without_a_known_price_waits_until_somebody_approves(examples: Told, output: Path) -> None:
+    run = examples["approved_run"]
+    assert run["upstream"] == {
+        "estimate": [],
+        "is_dear": ["estimate"],
+        "approve": ["is_dear"],
+        "classify": ["approve", "is_dear"],
+    }
+    assert (run["state"], run["tasks"]) == ("success", dict.fromkeys(run["upstream"], "success"))
+    manifest = json.loads((output / "approved_run" / run["run_id"] / "manifest.json").read_text())
+    [estimate] = manifest["estimate"]["models"]
+    assert (estimate["rows"], estimate["output_tokens"]["high"], estimate["cost_usd"]) == (64, 64 * 48, None)

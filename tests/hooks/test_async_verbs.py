@@ -32,6 +32,7 @@ VERBS = (
     "list_batches",
     "cancel_batch",
     "results",
+    "estimate_cost",
     "batch_cost",
 )
 

@@ -451,12 +451,25 @@ def test_a_wait_tells_how_much_of_the_run_is_done() -> None:
 
 
 def test_prompts_are_not_templates_of_airflow_and_places_are() -> None:
-    assert LLMBatchRunOperator.template_fields == ("source", "query", "output_uri", "model", "llmbatch_conn_id")
+    assert LLMBatchRunOperator.template_fields == (
+        "source",
+        "query",
+        "output_uri",
+        "model",
+        "max_cost_usd",
+        "llmbatch_conn_id",
+    )
     task = LLMBatchRunOperator(
-        task_id="run", source=["in/{{ ds }}.csv"], prompt="{{ ds }} {text}", output="out/{{ ds }}", model="{{ ds }}"
+        task_id="run",
+        source=["in/{{ ds }}.csv"],
+        prompt="{{ ds }} {text}",
+        output="out/{{ ds }}",
+        model="{{ ds }}",
+        max_cost_usd="{{ ds[:2] }}",
     )
     task.render_template_fields({"ds": "2026-11-24"})  # type: ignore[typeddict-item] # all that these templates need
     assert (task.source, task.output_uri, task.model) == (["in/2026-11-24.csv"], "out/2026-11-24", "2026-11-24")
+    assert task.max_cost_usd == "20"
     assert task.asked.prompt == "{{ ds }} {text}"
 
 

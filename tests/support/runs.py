@@ -30,12 +30,14 @@ CHAT = "/v1/chat/completions"
 _ORIGIN = Origin("the test")
 
 
-def rows_of(texts: Iterable[str], *, model: str = "m") -> Iterator[Row]:
+def rows_of(texts: Iterable[str], *, model: str = "m", max_tokens: int | None = None) -> Iterator[Row]:
     """A request for each text, with the text as key."""
     for number, text in enumerate(texts, 1):
         key = json.dumps(text).encode()
         body = json.dumps({"model": model, "messages": [{"role": "user", "content": text}]}).encode()
-        yield Row(url=CHAT, model=model, body=body, source=key, origin=_ORIGIN, number=number, key=key)
+        yield Row(
+            url=CHAT, model=model, body=body, source=key, origin=_ORIGIN, number=number, key=key, max_tokens=max_tokens
+        )
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Task:
     """:param folder: The output.
     :param texts: The rows of the input; a test may change them, as sources do.
     :param rows_error: What the source raises after them.
+    :param max_tokens: That each answer may have.
+    :param earlier: Where an earlier run has published.
     """
 
     folder: Path
@@ -52,7 +56,9 @@ class Task:
     store: Store = field(default_factory=MemoryStore)
     times_read: int = 0
     rows_error: Exception | None = None
+    max_tokens: int | None = None
     prices: Prices = field(default_factory=Prices)
+    earlier: Path | None = None
 
     def run(
         self, try_number: int = 1, *, max_tries: int = 2, parameters: str = "p", model: str = "m", **options: Any
@@ -69,11 +75,12 @@ class Task:
             timing=Timing(clock=self.clock, sleep=self.clock.sleep),
             log=structlog.get_logger(),
             prices=self.prices,
+            earlier_output=lambda: Folder(self.earlier) if self.earlier is not None else None,
         )
 
     def _rows(self, model: str) -> Iterator[Row]:
         self.times_read += 1
-        yield from rows_of(self.texts, model=model)
+        yield from rows_of(self.texts, model=model, max_tokens=self.max_tokens)
         if self.rows_error is not None:
             raise self.rows_error
 

@@ -35,10 +35,15 @@ class TaskInstance:
     try_number: int = 1
     max_tries: int = 0
     xcoms: dict[str, Any] = field(default_factory=dict)
+    earlier_xcoms: dict[str, Any] = field(default_factory=dict)
     id: uuid.UUID = field(default_factory=uuid.uuid4)
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
+
+    def xcom_pull(self, *, key: str, **_from: object) -> Any:
+        """What the same task told in an earlier DAG run."""
+        return self.earlier_xcoms.get(key)
 
     def get_first_reschedule_date(self, context: Context) -> None:
         del context

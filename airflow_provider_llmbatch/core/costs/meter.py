@@ -16,6 +16,8 @@ from airflow_provider_llmbatch.core.costs.rates import Price, Rates
 from airflow_provider_llmbatch.core.costs.tokens import Tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_llmbatch.core.costs.prices import Prices
     from airflow_provider_llmbatch.core.costs.rates import ModelPrices
 
@@ -39,23 +41,24 @@ class Meter:
         self._when = when
         self._asked = asked
         self._accounts: dict[str | None, _Account] = {}
+        self._chargers: dict[str | None, Callable[[Tokens], bytes]] = {}
 
     def answered(self, model: str | None, tokens: Tokens | None) -> bytes:
         """Bill an answer; returns its price in dollars as JSON, ``null`` if it is not known.
 
         :param tokens: ``None`` or none at all if the server does not count: then it is not known what it cost.
         """
-        account = self._accounts.get(model) or self._account(model)
         if tokens is None or not tokens.total:
-            account.uncounted += 1
+            self._account(model).uncounted += 1
             return _NULL
-        return account.charge(tokens)
+        charge = self._chargers.get(model)
+        return charge(tokens) if charge is not None else self._charger(model)(tokens)
 
     def unanswered(self, model: str | None, tokens: Tokens | None) -> bytes:
         """The same for a request that failed, which costs nothing, unless its failure says how many tokens it took."""
         if tokens is None or not tokens.total:
             return _NOTHING
-        return (self._accounts.get(model) or self._account(model)).charge(tokens)
+        return self._charger(model)(tokens)
 
     def whole(self, tokens: Tokens, rows: int | None = None) -> None:
         """Bill all that was answered at once, by the provider's own sum, where the answers themselves tell nothing.
@@ -65,6 +68,7 @@ class Meter:
         if rows is None:
             rows = sum(account.uncounted for account in self._accounts.values())
         self._accounts.clear()
+        self._chargers.clear()
         if rows:
             self._account(self._asked).charge_together(tokens, rows)
 
@@ -78,6 +82,12 @@ class Meter:
 
     def costs(self) -> Costs:
         return costs_of(account.costs() for account in self._accounts.values())
+
+    def _charger(self, model: str | None) -> Callable[[Tokens], bytes]:
+        charge = self._account(model).charger()
+        if len(self._chargers) < _MOST_MODELS:
+            self._chargers[model] = charge
+        return charge
 
     def _account(self, model: str | None) -> _Account:
         name = model or self._asked
@@ -106,9 +116,12 @@ class _Account:
         self._starts = sorted(starts - {0})
         self._steps = [_Step(start, self._batch, self._standard) for start in (0, *self._starts)]
 
-    def charge(self, tokens: Tokens) -> bytes:
-        starts = self._starts
-        return self._steps[bisect_left(starts, tokens.input) if starts else 0].charge(tokens)
+    def charger(self) -> Callable[[Tokens], bytes]:
+        """What bills an answer; without a step in between where size does not matter, since it is called so often."""
+        return self._charge_by_size if self._starts else self._steps[0].charge
+
+    def _charge_by_size(self, tokens: Tokens) -> bytes:
+        return self._steps[bisect_left(self._starts, tokens.input)].charge(tokens)
 
     def charge_together(self, tokens: Tokens, rows: int) -> None:
         """Whether a request was long enough for another rate cannot be told, unless all of them together were not."""

@@ -6,6 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmbatch.core.run.beforehand import estimate_of
 from airflow_provider_llmbatch.core.run.claim import check_claim, leave_output
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
 from airflow_provider_llmbatch.core.run.publish import publish
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from airflow_provider_llmbatch.core.costs.bill import ModelCosts
+    from airflow_provider_llmbatch.core.costs.estimate import Estimate
     from airflow_provider_llmbatch.core.ledger import BatchRecord
     from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
     from airflow_provider_llmbatch.core.run.job import Job
@@ -61,7 +63,7 @@ def publish_set(
             for state in states
             if state.record is not None and state.record.batch_id in running
         },
-        facts=_facts(job, index),
+        facts=_facts(job, index, estimate_of(job, stage)),
         publish_id=index.publish_id or "",
         published_at=int(now),
         kind=job.options.format,
@@ -92,10 +94,11 @@ def _why_unpriced(costs: ModelCosts) -> str:
     return "their tokens were not counted, or are of a kind that has no price."
 
 
-def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...]) -> Shortfall:
+def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...], over_budget: str | None = None) -> Shortfall:
     """What was left undone, as the ledger tells.
 
     :param running: Batches that had not ended when their deadline was long past.
+    :param over_budget: Why ``max_cost_usd`` kept rows from being submitted, if it did.
     """
     refused: list[tuple[str, str]] = []
     late: list[str] = list(running)
@@ -108,7 +111,7 @@ def shortfall_of(states: Iterable[PartState], *, running: tuple[str, ...]) -> Sh
             late.append(last.batch_id)
         if state.lines is not None and (state.record is None or state.record.batch_id not in running):
             unsent += state.lines.rows
-    return Shortfall(tuple(refused), tuple(late), running, unsent)
+    return Shortfall(tuple(refused), tuple(late), running, unsent, over_budget)
 
 
 def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[PartState]) -> None:
@@ -142,7 +145,7 @@ def clean_up(job: Job, index: IndexRecord, manifest: Manifest, states: Iterable[
         job.log.warning(f"A file that is not needed any more could not be deleted: {error}")
 
 
-def _facts(job: Job, index: IndexRecord) -> RunFacts:
+def _facts(job: Job, index: IndexRecord, estimate: Estimate) -> RunFacts:
     slot = job.slot
     return RunFacts(
         run=RunIdentity(
@@ -157,6 +160,7 @@ def _facts(job: Job, index: IndexRecord) -> RunFacts:
         source=job.source.description,
         fingerprints=Fingerprints(rows=index.rows_sha256 or "", parameters=index.parameters_sha256, model=index.model),
         started_at=int(index.started_at),
+        estimate=estimate,
     )
 
 

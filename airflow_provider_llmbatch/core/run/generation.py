@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from airflow_provider_llmbatch.core.run.budget import spent_on
 from airflow_provider_llmbatch.core.run.claim import claim_output
 from airflow_provider_llmbatch.core.run.manifest import read_manifest
 from airflow_provider_llmbatch.core.run.old_batches import cancel_old, count_submitted
@@ -181,6 +182,7 @@ class _Choice:
 
     def _replaced(self, old: IndexRecord, new: IndexRecord, stage: Stage) -> tuple[IndexRecord, Stage | None]:
         cancel_old(self.job, old)  # of a published set too: what was given up at its deadline may still run
+        new = new.model_copy(update={"earlier_usd": spent_on(self.job, old, self._manifest_of(old))})
         self.job.index.write(new)
         self.job.forget_stage(old.stage_id)
         if old.state == "running" and old.publish_id is not None and self._manifest_of(old) is None:

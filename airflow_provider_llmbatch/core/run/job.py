@@ -65,6 +65,7 @@ class Job:
     """:param store: Durable: Airflow's task state store, or a ``FolderStore``.
     :param output: Where the result set is published, and the stage lies.
     :param prices: What answers cost, as far as that is known.
+    :param earlier_output: Where an earlier run of the same task has published, if that is known.
     :param is_stopping: Whether the process is about to end: then nothing more is submitted.
     """
 
@@ -80,6 +81,7 @@ class Job:
     is_stopping: Callable[[], bool] = lambda: False
     telemetry: Telemetry = OFF
     prices: Prices = field(default_factory=Prices)
+    earlier_output: Callable[[], Folder | None] = lambda: None
 
     @property
     def key(self) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_provider_llmbatch.core.costs.bill import Costs, CostTotals  # noqa: TC001 - pydantic reads them
+from airflow_provider_llmbatch.core.costs.estimate import Estimate  # noqa: TC001 - pydantic reads it
 from airflow_provider_llmbatch.core.costs.tokens import Tokens, tokens_of_usage
 from airflow_provider_llmbatch.errors import ResultSetError
 from airflow_provider_llmbatch.models import BatchStatus, Outcome, Usage
@@ -116,6 +117,7 @@ class RunFacts(_Entry):
 
     :param source: Where the rows came from, for people: no query with literals in it, and no secrets.
     :param started_at: When the run was first tried, in seconds since 1970.
+    :param estimate: What it was expected to cost.
     """
 
     run: RunIdentity
@@ -123,6 +125,7 @@ class RunFacts(_Entry):
     source: str
     fingerprints: Fingerprints
     started_at: int
+    estimate: Estimate | None = None
 
 
 class Manifest(RunFacts):

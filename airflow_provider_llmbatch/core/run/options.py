@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from decimal import Decimal
 
 OnFailedRows: TypeAlias = Literal["succeed", "fail"] | int | float
 """``succeed``, ``fail`` if a single row lacks a good answer, or how many rows (a whole number) or which share of them
@@ -26,6 +27,8 @@ class RunOptions:
 
     :param max_rows_per_batch: Fewer rows in one batch than the provider allows.
     :param max_bytes_per_batch: Fewer bytes of one input file than the provider allows.
+    :param max_cost_usd: What the whole run may cost in US dollars, all attempts, tries and clears together; without
+        limit by default.
     :param max_tokens_per_batch: Estimated tokens of one batch; unlimited by default.
     :param max_parallel_batches: How many batches of the run may be under way at the same time.
     :param max_attempts: How often a row may be submitted until it has an answer, the first time included.
@@ -65,6 +68,7 @@ class RunOptions:
     format: Format = "jsonl"
     unique_key: bool = False
     file_expires_after: int | None = None
+    max_cost_usd: Decimal | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_rows_per_batch", "max_bytes_per_batch", "max_tokens_per_batch"):
@@ -87,6 +91,8 @@ class RunOptions:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         _check_threshold(self.on_failed_rows)
+        if self.max_cost_usd is not None and not self.max_cost_usd >= 0:
+            raise ValueError(f"max_cost_usd must be an amount of US dollars, not {self.max_cost_usd}")
 
 
 def _check_count(name: str, value: object) -> None:

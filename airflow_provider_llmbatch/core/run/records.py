@@ -6,6 +6,7 @@ Records are small, and there is one for each part and attempt, so that none outg
 from __future__ import annotations
 
 import json
+from decimal import Decimal  # noqa: TC003 - pydantic reads it
 from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -44,6 +45,8 @@ class IndexRecord(Record):
     :param publish_id: The folder of the data, from the first attempt to publish them on.
     :param forgotten_at: When the run began without the record of an earlier try, in seconds since 1970: then the
         provider is asked before anything is created.
+    :param settled_usd: What those parts cost, where ``max_cost_usd`` is set and prices are known.
+    :param earlier_usd: What the generations before this one cost.
     :param replaces: The generation that this one takes the place of, if a new stage tells that its input has changed.
     """
 
@@ -58,6 +61,8 @@ class IndexRecord(Record):
     rows: int = 0
     parts: int = 0
     settled: int = 0
+    settled_usd: Decimal | None = None
+    earlier_usd: Decimal | None = None
     started_at: float
     publish_id: str | None = None
     forgotten_at: float | None = None

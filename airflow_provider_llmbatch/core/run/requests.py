@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from airflow_provider_llmbatch.core.run.answer_schema import json_schema_format
+from airflow_provider_llmbatch.core.run.answer_size import AnswerSize
 from airflow_provider_llmbatch.core.run.prompts import Prompt, shown
 from airflow_provider_llmbatch.errors import BatchInputError
 
@@ -39,6 +40,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     :param origin: Where the record came from, for messages; ``number`` counts there from 1.
     :param key: The caller's key: a value, or an object if it has several columns.
     :param columns: The columns to keep, as an object.
+    :param max_tokens: Output tokens that each answer may have; ``None`` if the request does not say.
+    :param answers: That it asks for.
+    :param is_text: Whether its body certainly holds nothing but texts.
     """
 
     url: str
@@ -49,6 +53,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     number: int
     key: bytes | None = None
     columns: bytes | None = None
+    max_tokens: int | None = None
+    answers: int = 1
+    is_text: bool = False
 
     def refused(self, problem: str) -> BatchInputError:
         """:param problem: Completes "Line 17 of reviews.jsonl …"."""
@@ -63,13 +70,14 @@ class _Ready(msgspec.Struct, gc=False):
     body: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Body(msgspec.Struct, gc=False):
+class _Body(AnswerSize, gc=False):
     model: str | None = None
     stream: bool | None = None
 
 
 _decode_ready = msgspec.json.Decoder(_Ready).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
+_decode_size = msgspec.json.Decoder(AnswerSize).decode
 _decode_columns = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -152,6 +160,9 @@ class RequestTemplate:
             number=record.number,
             key=self._key(values) if self.key_columns else None,
             columns=record.raw if self.columns is None else _object(self.columns, values) if self.columns else None,
+            max_tokens=parts.max_tokens,
+            answers=parts.answers,
+            is_text=True,
         )
 
     def _ready(self, record: Record) -> Row:
@@ -173,6 +184,8 @@ class RequestTemplate:
             origin=record.origin,
             number=record.number,
             key=None if key == b"null" else key,
+            max_tokens=told.bound(),
+            answers=told.answers(),
         )
 
     def _key(self, values: Mapping[str, msgspec.Raw]) -> bytes:
@@ -215,6 +228,7 @@ class _Parts:
     """A request's body, cut where texts go into it.
 
     :param used: The columns that decide about the row, for its fingerprint.
+    :param max_tokens: Of one answer; ``answers``: how many each request asks for.
     """
 
     head: bytes
@@ -223,6 +237,8 @@ class _Parts:
     prompt: Prompt
     tail: bytes
     used: tuple[str, ...]
+    max_tokens: int | None
+    answers: int
 
 
 def _parts_of(template: RequestTemplate) -> _Parts:
@@ -252,7 +268,8 @@ def _parts_of(template: RequestTemplate) -> _Parts:
     used = dict.fromkeys(
         (*template.key_columns, *(system.columns if system else ()), *prompt.columns, *(template.columns or ()))
     )
-    return _Parts(head, system, middle, prompt, tail + more + b"}", tuple(used))
+    size = _decode_size(b"{%b}" % more.removeprefix(b","))
+    return _Parts(head, system, middle, prompt, tail + more + b"}", tuple(used), size.bound(), size.answers())
 
 
 def _more(template: RequestTemplate, place: str) -> bytes:

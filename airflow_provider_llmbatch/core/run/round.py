@@ -8,6 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.backoff import queue_refusal_of
+from airflow_provider_llmbatch.core.costs.telling import told_estimate
+from airflow_provider_llmbatch.core.run.beforehand import estimate_of
+from airflow_provider_llmbatch.core.run.budget import Budget
 from airflow_provider_llmbatch.core.run.full_queue import Pause, out_of_patience, pause_after, pause_of
 from airflow_provider_llmbatch.core.run.parts import found_batch, land_batch, state_of, submit, untouched
 from airflow_provider_llmbatch.core.run.telemetry import landing_told, part_span
@@ -66,6 +69,9 @@ class Round:
         self._given_up: dict[int, str] = {}
         self._failed_for_queue: list[str] = []
         self._idle: deque[int] = deque()
+        self._too_dear: set[int] = set()
+        cap = job.options.max_cost_usd
+        self._budget = Budget(job, index, stage, cap) if cap is not None else None
         self._listed: list[Batch] | None = None
         self._submit_until = (
             index.started_at + job.options.run_deadline if job.options.run_deadline is not None else None
@@ -82,17 +88,37 @@ class Round:
         """Batches that have not ended though their deadline is long past."""
         return tuple(self._given_up.values())
 
+    @property
+    def over_budget(self) -> str | None:
+        """Why rows are left that were not submitted, if that is for ``max_cost_usd``."""
+        return self._budget.refusal(self._states.values()) if self._budget is not None and self._too_dear else None
+
     def advance(self) -> Waiting | None:
-        """``None`` when there is nothing left to wait for."""
+        """``None`` when there is nothing left to wait for.
+
+        :raises BudgetExceededError: Nothing was submitted, and all of it would cost too much.
+        """
         if self._index.forgotten_at is not None:
             self._let_lists_catch_up(self._index.forgotten_at)
             self._listed = list(self._job.adapter.list_batches())  # one list serves all parts
         self._settle_begun()
+        if self._is_new():
+            self._job.log.info(told_estimate(estimate_of(self._job, self._stage)))
+            if self._budget is not None:
+                self._budget.check_all()
         outcome = self._submit_idle()
         self._remember_settled()
-        if self._live or (self._idle and not self._is_late()):
+        if self._live or (self._affordable() and not self._is_late()):
             return self._waiting(outcome)
         return None
+
+    def _is_new(self) -> bool:
+        """Whether nothing of this input was submitted."""
+        return not self._index.settled and not any(state.landings or state.record for state in self._states.values())
+
+    def _affordable(self) -> bool:
+        """Whether something waits to be submitted that ``max_cost_usd`` allows, though nothing more is landed."""
+        return any(number not in self._too_dear for number in self._idle)
 
     def _let_lists_catch_up(self, since: float) -> None:
         wait = since + self._job.timing.listing_lag - self._job.timing.clock()
@@ -106,7 +132,8 @@ class Round:
         while settled < len(self._stage.parts) and self._states[settled].lines is None:
             settled += 1
         if settled - self._index.settled >= _PARTS_TO_REMEMBER:
-            self._job.index.write(self._index.model_copy(update={"settled": settled}))
+            spent = self._budget.spent_below(settled, settled=self._index.settled) if self._budget is not None else None
+            self._job.index.write(self._index.model_copy(update={"settled": settled, "settled_usd": spent}))
 
     def _settle_begun(self) -> None:
         """Parts are begun in their order, so behind the first one that was not, nothing needs to be read."""
@@ -123,7 +150,7 @@ class Round:
     def _settle(self, part: StagePart) -> None:
         """Land what ended of a part, and sort it by what it waits for now."""
         while True:
-            state = self._states[part.number] = state_of(self._job, self._index, part)
+            state = self._look(part)
             if state.lines is None:
                 return
             if state.record is None or state.record.batch_id is None:
@@ -131,6 +158,12 @@ class Round:
                 return
             if not self._placed(state, state.record, self._batch(state.record, state.record.batch_id)):
                 return
+
+    def _look(self, part: StagePart) -> PartState:
+        state = self._states[part.number] = state_of(self._job, self._index, part)
+        if self._budget is not None:
+            self._budget.note(state)
+        return state
 
     def _batch(self, record: BatchRecord, batch_id: str) -> Batch | None:
         """The batch; ``None`` if it was created just now, and is not shown yet."""
@@ -208,13 +241,13 @@ class Round:
         while waiting:
             number = waiting.popleft()
             state = self._states[number]
-            batch = self._submitted(state, outcome) if self._may_submit(outcome) else None
+            batch = self._submitted(state, outcome) if self._may_submit(outcome) and self._fits(state) else None
             if batch is None and self._in_doubt(number):
                 batch = found_batch(job, self._index, state)
             if batch is None:
                 self._idle.append(number)
                 continue
-            state = self._states[number] = state_of(job, self._index, state.part)
+            state = self._look(state.part)
             assert state.record is not None  # noqa: S101 - just written
             before = len(self._idle)
             if self._placed(state, state.record, batch):
@@ -232,6 +265,17 @@ class Round:
         ):
             return False
         return outcome.pause is None or (outcome.pause.again_at is None and not self._live)
+
+    def _fits(self, state: PartState) -> bool:
+        if self._budget is None:
+            return True
+        # The first that does not fit holds back all behind it, since parts are begun in their order.
+        if not self._too_dear and self._budget.has_room(state):
+            return True
+        if not self._too_dear:
+            self._job.log.info(f"Part {state.part.number} is held back: with it, max_cost_usd could be exceeded")
+        self._too_dear.add(state.part.number)
+        return False
 
     def _submitted(self, state: PartState, outcome: _Submitted) -> Batch | None:
         job = self._job
@@ -257,7 +301,7 @@ class Round:
         return None
 
     def _waiting(self, outcome: _Submitted) -> Waiting:
-        idle = bool(self._idle) and not self._is_late()
+        idle = bool(self._idle) and not self._is_late()  # those that are too dear now may not be when a bill is known
         again_at = outcome.pause.again_at if outcome.pause is not None and idle else None
         moments = [live.until for live in self._live.values()]
         if idle:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from airflow_provider_llmbatch.core.run.budget import Budget
 from airflow_provider_llmbatch.core.run.ending import clean_up, publish_set, shortfall_of
 from airflow_provider_llmbatch.core.run.frequent_errors import FrequentErrors
 from airflow_provider_llmbatch.core.run.generation import input_of
@@ -53,6 +54,7 @@ class Run(Job):
     def advance(self) -> Waiting | Published:
         """Go as far as it goes without waiting for the provider.
 
+        :raises BudgetExceededError: It would cost more than ``max_cost_usd``; nothing was submitted.
         :raises LLMBatchError: A retriable one leaves everything as it is for the next try; any other needs a person.
         """
         index, stage = input_of(self)
@@ -65,9 +67,10 @@ class Run(Job):
             return waiting
         states = round_.all_states()
         errors = FrequentErrors()
+        shortfall = shortfall_of(states, running=round_.given_up, over_budget=round_.over_budget)
         with self.telemetry.span("publish", rows=stage.rows):
             manifest = publish_set(self, index, stage, states, errors, running=round_.given_up)
-        concluded = self._concluded(index, stage, manifest, shortfall_of(states, running=round_.given_up), states)
+        concluded = self._concluded(index, stage, manifest, shortfall, states)
         return replace(concluded, examples=errors.messages())
 
     def _published(self, index: IndexRecord, stage: Stage | None) -> Published:
@@ -79,8 +82,19 @@ class Run(Job):
             )
         states = [state_of(self, index, part) for part in stage.parts] if stage is not None else []
         submitted = [state.record.batch_id for state in states if state.lines is not None and state.record is not None]
-        shortfall = shortfall_of(states, running=tuple(filter(None, submitted)))
+        shortfall = shortfall_of(
+            states, running=tuple(filter(None, submitted)), over_budget=self._over_budget(index, stage, states)
+        )
         return self._concluded(index, stage, manifest, shortfall, states)
+
+    def _over_budget(self, index: IndexRecord, stage: Stage | None, states: list[PartState]) -> str | None:
+        cap = self.options.max_cost_usd
+        if cap is None or stage is None or not any(state.lines is not None for state in states):
+            return None
+        budget = Budget(self, index.model_copy(update={"settled": 0}), stage, cap)
+        for state in states:
+            budget.note(state)
+        return budget.refusal(states)
 
     def _concluded(
         self,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from airflow_provider_llmbatch.core.costs.volume import Volume  # noqa: TC001 - pydantic reads it
+
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.adapters.base import Limits
 
@@ -53,7 +55,8 @@ class StagePart(_Frozen):
     """A slice of the input for one model and one endpoint: one file and one batch at the provider.
 
     :param bytes: Of its requests, and so is ``sha256``.
-    :param tokens: Estimated.
+    :param tokens: Estimated, as ``SplitLimits`` does.
+    :param volume: What its estimate of costs is made from; a stage of an earlier release lacks it.
     :param first: The ordinal of its first row; between that and ``last`` all are its own, unless models alternate.
     """
 
@@ -66,6 +69,7 @@ class StagePart(_Frozen):
     tokens: int
     first: int
     last: int
+    volume: Volume | None = None
 
     def requests_name(self, attempt: int = 1) -> str:
         return f"part-{self.number:05}.{'requests' if attempt == 1 else f'attempt-{attempt}'}.jsonl"

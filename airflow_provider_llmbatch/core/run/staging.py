@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import msgspec
 
+from airflow_provider_llmbatch.core.costs.volume import VolumeMeter
 from airflow_provider_llmbatch.core.run.splitting import REQUEST_HEAD, SplitLimits, StageIndex, StagePart
 from airflow_provider_llmbatch.core.run.unique_keys import UniqueKeys
 from airflow_provider_llmbatch.errors import BatchInputError
@@ -42,6 +43,14 @@ class LineCheck(Protocol):
 
         :raises ValueError: The provider cannot do what it asks for; the text completes "Line 17 of reviews.jsonl …".
         """
+
+
+def no_rows() -> BatchInputError:
+    """The error of an input that is empty."""
+    return BatchInputError(
+        "The input has no rows. Nothing was uploaded or billed. A retry would find the same: see why the source is "
+        "empty, or skip the task where that is to be expected."
+    )
 
 
 class Staging:
@@ -94,10 +103,7 @@ class Staging:
             part = self._open.get((row.url, row.model)) or self._opened(row)
             self._add(part, row, ordinal)
         if ordinal < 0:
-            raise BatchInputError(
-                "The input has no rows. Nothing was uploaded or billed. A retry would find the same: see why the "
-                "source is empty, or skip the task where that is to be expected."
-            )
+            raise no_rows()
         self._check_keys(ordinal + 1)
         for group in list(self._open):
             self._close(group)
@@ -120,6 +126,7 @@ class Staging:
         kept = b"" if row.columns is None else b',"input":' + row.columns
         row_line = b"".join((b'{"ordinal":', number, b',"key":', row.key or b"null", kept, b"}\n"))
         part.add(line, row_line, size, tokens, ordinal)
+        part.meter.add(row.body, row.max_tokens, row.answers, is_text=row.is_text)
 
     def _uploaded(self, check: LineCheck, line: bytes, row: Row) -> int:
         try:
@@ -200,6 +207,7 @@ class _OpenPart:
 
     def __init__(self, folder: Folder, number: int, group: tuple[str, str | None], check: LineCheck | None) -> None:
         self.check = check
+        self.meter = VolumeMeter()
         self._endpoint, self._model = group
         self.middle = b'","method":"POST","url":%b,"body":' % msgspec.json.encode(self._endpoint)
         self._number = number
@@ -259,6 +267,7 @@ class _OpenPart:
             tokens=self._tokens,
             first=self._first,
             last=self._last,
+            volume=self.meter.volume(),
         )
 
     def _flush(self) -> None:

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from airflow_provider_llmbatch.core.run.manifest import MANIFEST, OUTCOMES
-from airflow_provider_llmbatch.errors import BatchFailedError, DeadlineExceededError, UnansweredRowsError
+from airflow_provider_llmbatch.errors import (
+    BatchFailedError,
+    BudgetExceededError,
+    DeadlineExceededError,
+    UnansweredRowsError,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_llmbatch.core.run.manifest import Manifest
@@ -23,13 +28,15 @@ class Shortfall:
     :param refused: Batches that the provider refused before they ran, each with its reasons.
     :param late: Batches that were cancelled at their deadline, or not ended even then.
     :param running: Of those, the ones that may still run.
-    :param unsent: Rows that were not submitted before the ``run_deadline``.
+    :param unsent: Rows that were not submitted before the ``run_deadline``, or for ``max_cost_usd``.
+    :param over_budget: Why the latter, if it is so.
     """
 
     refused: tuple[tuple[str, str], ...] = ()
     late: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
     unsent: int = 0
+    over_budget: str | None = None
 
 
 def error_of_set(
@@ -48,6 +55,12 @@ def error_of_set(
             f"{reason}{more} {published} Clearing this task submits what was refused once more, if the input is "
             "unchanged, and everything anew if it is mended.",
             batch_id=batch_id,
+        )
+    if shortfall.over_budget is not None:
+        return BudgetExceededError(
+            f"{shortfall.over_budget} {shortfall.unsent:,} rows were not submitted, and nothing was billed for them. "
+            f"{published} A retry would submit nothing; clearing this task with a higher max_cost_usd submits the rows "
+            "that lack an answer, and pays for no answer twice."
         )
     if shortfall.late or shortfall.unsent:
         return DeadlineExceededError(

@@ -67,6 +67,7 @@ def test_a_prompt_and_a_record_make_a_chat_request() -> None:
         number=7,
         key=b"17",
         columns=line.encode(),
+        is_text=True,
     )
 
 

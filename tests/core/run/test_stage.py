@@ -16,6 +16,7 @@ from support.object_storage import airflow_memory
 from support.staged import CHAT, lines, made, staged
 
 from airflow_provider_llmbatch.adapters.base import Limits
+from airflow_provider_llmbatch.core.costs.volume import Texts, Volume
 from airflow_provider_llmbatch.core.jsonl import check_requests
 from airflow_provider_llmbatch.core.run.requests import RequestTemplate, Row
 from airflow_provider_llmbatch.core.run.sources import given_records
@@ -56,6 +57,7 @@ def test_a_part_has_its_requests_and_its_rows_beside_them(folder: Folder) -> Non
         tokens=14,
         first=0,
         last=1,
+        volume=Volume(rows=2, bytes=54, texts=Texts(letters=2, punctuation=4), answers=2, unbounded=2),
     )
     hashes = [hashlib.blake2b(b"source %d" % n, digest_size=32).digest() for n in range(2)]
     sum_of_hashes = sum(int.from_bytes(each, "little") for each in hashes)
