@@ -206,8 +206,8 @@ class _Bounded:
         self._place = place
         self.name = place.path.rpartition("/")[2]
 
-    def open(self, mode: str = "rb", block_size: int = _WRITE_BLOCK_BYTES) -> object:
-        return self._place.fs.open(self._place.path, mode, block_size=block_size)
+    def open(self, mode: str = "rb", block_size: int = _WRITE_BLOCK_BYTES, **options: str) -> object:
+        return self._place.fs.open(self._place.path, mode, block_size=block_size, **options)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from support.result_sets import FACTS
 
 from airflow_provider_llmbatch.core.costs.bill import Costs
 from airflow_provider_llmbatch.core.events import event_of_batch, event_of_run
-from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Manifest, PartEntry
+from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, ErrorEntry, Manifest, PartEntry
 from airflow_provider_llmbatch.core.submit import Slot
 from airflow_provider_llmbatch.errors import (
     BatchExpiredError,
@@ -40,7 +40,10 @@ def manifest(outcomes: dict[str, int], reasons: dict[str, int] | None = None) ->
         format="jsonl",
         rows=sum(outcomes.values()),
         outcomes=cast("Any", outcomes),
-        reasons=reasons or {},
+        errors=tuple(
+            ErrorEntry(outcome="failed", code=code, count=count, uri="data/p/x", line=1)
+            for code, count in (reasons or {}).items()
+        ),
         usage=Usage(),
         parts=(part,),
     )

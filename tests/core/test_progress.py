@@ -99,6 +99,7 @@ def test_pace_counts_from_the_batchs_own_beginning_also_for_who_comes_when_it_is
 
 def test_what_did_not_change_is_not_said_again_though_time_goes_on() -> None:
     lines = said(batch(100, 1), batch(100, 1), batch(100, 2), batch(100, 2), batch(100, 2, status="cancelling"))
+    assert {line.pop("batch_id") for line in lines} == {"batch_1"}
     assert lines == [
         {
             "event": "[....................]    1%  1/100 done, 0 failed, 60/h, about 1.6 h left",

@@ -109,6 +109,7 @@ def test_what_was_uploaded_is_logged_with_its_size(upload: Uploading, ledger: Le
     assert lines == [
         {
             "event": f"Uploaded {file.bytes} bytes as {file.id}",
+            "file_id": file.id,
             "bytes": file.bytes,
             "requests": 1,
             "log_level": "info",

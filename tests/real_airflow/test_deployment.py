@@ -317,6 +317,8 @@ def test_the_connection_type_has_its_form(airflow: AirflowDeployment) -> None:
         "connect_timeout": ("Connect timeout", None),
         "timeout": ("Timeout", None),
         "listing_lag": ("Listing lag", None),
+        "prices": ("Prices", None),
+        "prices_file": ("Price file", None),
     }
 
 
