@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Begun first, and at once by different workers, since a file is run by one worker: what takes long and begins last is
 # waited for by everybody. The order is that of their times, longest first.
+_ONE_AT_A_TIME: Final = "real_airflow"  # a folder; two whole Airflows would keep each other from their heartbeats
 _LONGEST: Final = (
     "real_airflow/test_kills.py",
     "real_airflow/test_deployment.py",
@@ -41,6 +42,19 @@ _TESTS: Final = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {_TESTS / name: rank for rank, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A worker for each file, and one for all files that start a whole Airflow."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return _ONE_AT_A_TIME if f"/{_ONE_AT_A_TIME}/" in file else file
+
+    return ByFile(config, log)
 
 
 # The same examples on every run, however slow the machine: a red build must be red again when somebody looks.

@@ -26,7 +26,7 @@ from airflow_provider_llmbatch.adapters.http import TransportSettings
 from airflow_provider_llmbatch.errors import LLMBatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from crash.faces import FaceName, RunningFace
 
@@ -105,7 +105,7 @@ class Workers:
             env={**os.environ, "PYTHONPATH": path},
         )
 
-    def work(self, server: Provider, scenario: Scenario, folder: Path, **how: int) -> tuple[int, dict[str, Any]]:
+    def work(self, server: Provider, scenario: Scenario, folder: Path, **how: int | str) -> tuple[int, dict[str, Any]]:
         """The exit code of one try, and its report."""
         folder.mkdir(parents=True, exist_ok=True)
         report = folder / "report.json"
@@ -170,9 +170,12 @@ def undisturbed(seed: int, name: str, server: Provider, crew: Workers, folder: P
     )
 
 
-def killed_once(seed: int, step: int, alone: Undisturbed, server: Provider, crew: Workers, folder: Path) -> Report:
-    """One run whose worker is killed at a step, counted from 1, and not again."""
-    return _crashed(Scenario.drawn(seed, f"killed-{seed}-at-{step}"), seed, [step], alone, server, crew, folder)
+def killed_once(
+    seed: int, step: int | str, alone: Undisturbed, server: Provider, crew: Workers, folder: Path
+) -> Report:
+    """One run whose worker is killed at a step, counted from 1 or the first of a name, and not again."""
+    name = f"killed-{seed}-at-{step}".replace(" ", "-")
+    return _crashed(Scenario.drawn(seed, name), seed, [step], alone, server, crew, folder)
 
 
 def killed_often(seed: int, server: Provider, crew: Workers, folder: Path) -> Report:
@@ -186,7 +189,7 @@ def killed_often(seed: int, server: Provider, crew: Workers, folder: Path) -> Re
 def _crashed(
     scenario: Scenario,
     seed: int,
-    steps: list[int],
+    steps: Sequence[int | str],
     alone: Undisturbed,
     server: Provider,
     crew: Workers,

@@ -37,16 +37,19 @@ _CALLS = ("create_file", "retrieve_file", "delete_file", "create_batch", "retrie
 
 
 class Steps:
-    """Counts steps, and dies at the one it is told, after naming it in a file."""
+    """Counts steps, and dies at the one it is told, after naming it in a file.
 
-    def __init__(self, kill_at: int, report: Path) -> None:
+    :param kill_at: A step's number from 1, or the name of one, whose first is meant.
+    """
+
+    def __init__(self, kill_at: int | str, report: Path) -> None:
         self.taken: list[str] = []
         self._kill_at = kill_at
         self._report = report
 
     def take(self, name: str) -> None:
         self.taken.append(name)
-        if len(self.taken) == self._kill_at:
+        if self._kill_at in (len(self.taken), name):
             self._report.write_text(json.dumps({"killed": name}))
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -87,7 +90,7 @@ def work(
     *,
     try_number: int = 1,
     max_tries: int = FIRST_MAX_TRIES,
-    kill_at: int = 0,
+    kill_at: int | str = 0,
 ) -> int:
     """Try a run to its end; returns the exit code, and leaves the steps that it took in the report."""
     steps = Steps(kill_at, Path(report))
