@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 from asgiref.sync import sync_to_async
 
@@ -98,19 +99,32 @@ async def after_kill(
         finally:
             adapter.close()
 
-    try:
-        connection = await LLMBatchHook.aget_connection(llmbatch_conn_id)
-        # sync_to_async, since Airflow's own calls find the triggerer's event loop through it.
-        told = await sync_to_async(connected, thread_sensitive=False, executor=_CANCELLERS)(connection)
-    except asyncio.CancelledError:
-        log.warning(
-            f"Airflow's time for killing a task ended before it was known what becomes of {names}. See at the provider "
-            "whether it goes on, and cancel it there if it is not wanted."
-        )
-        raise
-    except Exception as error:  # noqa: BLE001 - nobody is left to catch anything
-        told = (
-            f"{names} goes on: the connection {llmbatch_conn_id!r} cannot be used ({type(error).__name__}: {error}). "
-            "Cancel it at the provider if it is not wanted."
-        )
-    log.info(told)
+    async def decided() -> str:
+        try:
+            connection = await LLMBatchHook.aget_connection(llmbatch_conn_id)
+            # sync_to_async, since Airflow's own calls find the triggerer's event loop through it.
+            return await sync_to_async(connected, thread_sensitive=False, executor=_CANCELLERS)(connection)
+        except Exception as error:  # noqa: BLE001 - nobody is left to catch anything
+            return (
+                f"{names} goes on: the connection {llmbatch_conn_id!r} cannot be used ({type(error).__name__}: "
+                f"{error}). Cancel it at the provider if it is not wanted."
+            )
+
+    loop = asyncio.get_running_loop()
+    end = loop.time() + conf.getint("triggerer", "on_kill_timeout", fallback=30) - 1
+    deciding = asyncio.create_task(decided())
+    while not deciding.done():
+        try:
+            await asyncio.wait([deciding])
+        except asyncio.CancelledError:
+            if loop.time() < end and (task := asyncio.current_task()) is not None:
+                # Airflow says it again each second, as long as the trigger is there: triggerer_job_runner,
+                # TriggerStateSync.to_cancel. Its time has not ended.
+                task.uncancel()
+                continue
+            log.warning(
+                f"Airflow's time for killing a task ended before it was known what becomes of {names}. See at the "
+                "provider whether it goes on, and cancel it there if it is not wanted."
+            )
+            raise
+    log.info(deciding.result())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from airflow.jobs import triggerer_job_runner
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import GetDRCount, GetTaskStates
+from structlog.testing import capture_logs
 from support.gated_server import GatedServer, gated_server
 from support.task import ApiServer, TaskInstance, adapters_closed, connect
 
@@ -18,6 +21,7 @@ from airflow_provider_llmbatch.errors import UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.models import Batch
 from airflow_provider_llmbatch.triggers.batch import LLMBatchTrigger
+from airflow_provider_llmbatch.triggers.calls import after_kill
 from airflow_provider_llmbatch.triggers.kill import cancel_if_over, state_of
 
 if TYPE_CHECKING:
@@ -203,3 +207,29 @@ def test_without_its_connection_a_batch_is_told_to_go_on(capsys: pytest.CaptureF
     told = capsys.readouterr().out
     assert "batch_1 goes on: the connection 'not_there' cannot be used (AirflowNotFoundException: " in told
     assert "Cancel it at the provider if it is not wanted." in told
+
+
+@pytest.mark.parametrize(("seconds_left", "told"), [(30, "It was decided."), (0, None)], ids=["in time", "out of time"])
+def test_airflow_says_each_second_anew_that_a_trigger_is_to_go_and_is_heard_once(
+    seconds_left: int, told: str | None, server: GatedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, server.url, server.api_key)
+    monkeypatch.setenv("AIRFLOW__TRIGGERER__ON_KILL_TIMEOUT", str(seconds_left + 1))
+    may_end = threading.Event()
+
+    def decide(_: object) -> str:
+        may_end.wait(5)
+        return "It was decided."
+
+    async def cancelled_again_and_again() -> bool:
+        deciding = asyncio.create_task(after_kill("llmbatch_default", "batch_1", decide, structlog.get_logger()))
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            deciding.cancel()
+        may_end.set()
+        return await asyncio.gather(deciding, return_exceptions=True) != [None]
+
+    with adapters_closed(monkeypatch), capture_logs() as lines:
+        was_cut_off = asyncio.run(cancelled_again_and_again())
+    assert was_cut_off is (told is None)
+    assert [line["event"] for line in lines if line["log_level"] == "info"] == ([told] if told else [])
