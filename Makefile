@@ -77,10 +77,10 @@ test: $(DONE)/package $(DONE)/model $(DONE)/test-tools $(DONE)/litellm $(DONE)/p
 	@echo 'Tests'
 	@LLMBATCH_TEST_WHEEL="$$(ls $(VENV)/wheel/*.whl)" $(PYTEST)
 
-# Some fifteen minutes: what make test runs a sample of.
+# Some ten minutes: what make test runs a sample of.
 proof: export PYTHONSAFEPATH = 1
 proof: $(DONE)/package $(DONE)/test-tools
-	@echo 'Killing workers and breaking calls, some hundreds of runs (about fifteen minutes)'
+	@echo 'Killing workers and breaking calls, some hundreds of runs (about ten minutes)'
 	@PYTHONPATH=tests $(BIN)/python tests/crash/proof.py --document docs/failures.md
 
 # An environment of its own, without model and LiteLLM, which have nothing to do with Airflow's version.

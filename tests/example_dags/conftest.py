@@ -128,7 +128,7 @@ def _run(pairs: list[tuple[dict[str, object], dict[str, dict[str, str]]]], home:
         },
         capture_output=True,
         text=True,
-        timeout=480,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -28,7 +28,7 @@ from support.task import HAS_STATE_STORE, ApiServer, TaskInstance, connect, cont
 
 from airflow_provider_llmbatch.adapters.openai import OpenAIAdapter
 from airflow_provider_llmbatch.core.run.run import Waiting
-from airflow_provider_llmbatch.errors import UnavailableError
+from airflow_provider_llmbatch.errors import LedgerError, UnavailableError
 from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.operators.run import LLMBatchRunOperator
 from airflow_provider_llmbatch.operators.run_log import tell_wait
@@ -518,8 +518,13 @@ def test_an_output_that_turns_out_to_be_none_fails_before_anything_is_uploaded(
 ) -> None:
     task = operator()
     task.output_uri = place and place.format(source=task.source)  # as Airflow rendered it
-    with pytest.raises(AirflowFailException, match=f"{words}.* Nothing was uploaded or billed"):
-        task.execute(first_try(task)[0])
+    context = first_try(task)[0]
+    refused: Any = pytest.raises(AirflowFailException, match=f"{words}.* Nothing was uploaded or billed")
+    if place == "{source}" and "task_state_store" not in context:
+        # Before Airflow 3.3 the ledger lies in the output, and is written first: what keeps it from that may pass.
+        refused = pytest.raises(LedgerError, match="could not be written")
+    with refused:
+        task.execute(context)
     assert proxy.calls("POST", "") == []
 
 
