@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from packaging.version import Version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,11 +20,14 @@ Told = dict[str, Any]
 LANGUAGES = ["French", "German", "Spanish"]
 PRODUCTS = ["garden hose", "rice cooker", "reading lamp", "folding chair"]
 
+NOT_RUN = {"approved_run"} if Version(version("apache-airflow-core")) < Version("3.3") else set()
+"""Before, ``dag.test()`` hands no answers of people on."""
+
 
 def test_every_file_of_the_folder_loads_as_one_dag_and_all_of_them_are_run(examples: Told, example_dags: Path) -> None:
     assert examples["import_errors"] == {}
     assert examples["dags"] == sorted(path.stem for path in example_dags.glob("*.py"))
-    assert set(examples) == {"import_errors", "dags", *examples["dags"]}
+    assert set(examples) == {"import_errors", "dags", *examples["dags"]} - NOT_RUN
 
 
 @pytest.fixture
@@ -223,6 +228,8 @@ def test_open_lineage_is_sent_no_key_and_no_review(
 
 
 def test_a_run_without_a_known_price_waits_until_somebody_approves(examples: Told, output: Path) -> None:
+    if "approved_run" in NOT_RUN:
+        pytest.skip("dag.test() hands people's answers on from Airflow 3.3 on")
     run = examples["approved_run"]
     assert run["upstream"] == {
         "estimate": [],
