@@ -234,7 +234,10 @@ def _result_set(location: str, output_format: str, manifest: Manifest | None) ->
 
 def _read_by_query(lineage: Lineage, query: str, conn_id: str) -> None:
     """The tables that a query reads, as far as its database's hook lets them be told, and the query itself."""
-    from airflow.providers.openlineage.sqlparser import SQLParser, get_openlineage_facets_with_sql  # noqa: PLC0415
+    from airflow.providers.openlineage.sqlparser import (  # noqa: PLC0415 - only a query needs it
+        SQLParser,
+        get_openlineage_facets_with_sql,
+    )
     from airflow.sdk import BaseHook  # noqa: PLC0415 - a run without a query needs neither
 
     lineage.job_facets["sql"] = sql_job.SQLJobFacet(query=SQLParser.normalize_sql(query))

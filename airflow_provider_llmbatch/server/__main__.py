@@ -87,7 +87,7 @@ def _serve(options: argparse.Namespace) -> int:
     )
     app: ASGIApp = face.before(inner, store, api_key=api_key, url=_address(listener), model=engine.model)
     if faults:
-        print(f"FOR TESTS ONLY: this server breaks things, as {options.faults} says.", file=sys.stderr)  # noqa: T201
+        print(f"FOR TESTS ONLY: this server breaks things, as {options.faults} says.", file=sys.stderr)  # noqa: T201 - a command line
         app = FaultyApp(app, faults, store)
     server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2))
     server.base_path = face.base_path

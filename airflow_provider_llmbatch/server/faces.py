@@ -155,10 +155,10 @@ class Face:
 
     def _vertex(self, app: FastAPI, store: Store, api_key: str, url: str, model: str | None) -> ASGIApp:
         # Cryptography for its tokens is a fifth of the server's start, and no other face needs it.
-        from airflow_provider_llmbatch.server.service_account import ServiceAccount  # noqa: PLC0415
-        from airflow_provider_llmbatch.server.vertex import Rules, VertexFace  # noqa: PLC0415
-        from airflow_provider_llmbatch.server.vertex_jobs import Jobs  # noqa: PLC0415
-        from airflow_provider_llmbatch.server.vertex_storage import Storage  # noqa: PLC0415
+        from airflow_provider_llmbatch.server.service_account import ServiceAccount  # noqa: PLC0415 - no other face needs it
+        from airflow_provider_llmbatch.server.vertex import Rules, VertexFace  # noqa: PLC0415 - no other face needs it
+        from airflow_provider_llmbatch.server.vertex_jobs import Jobs  # noqa: PLC0415 - no other face needs it
+        from airflow_provider_llmbatch.server.vertex_storage import Storage  # noqa: PLC0415 - no other face needs it
 
         folder: Path = self._options.data
         return VertexFace(

@@ -85,7 +85,7 @@ class JobCreation:
     def _client(self, call: Call, answers: list[requests.Response]) -> JobServiceClient:
         """One for each attempt: jobs are few, and it takes milliseconds once it is imported."""
         from google.cloud.aiplatform_v1 import JobServiceClient  # noqa: PLC0415 - see above
-        from google.cloud.aiplatform_v1.services.job_service.transports.rest import (  # noqa: PLC0415
+        from google.cloud.aiplatform_v1.services.job_service.transports.rest import (  # noqa: PLC0415 - as above
             JobServiceRestTransport,
         )
 
@@ -165,7 +165,7 @@ def _lead(session: requests.Session, api_url: str, transport: TransportSettings)
 def _as_httpx(failure: Exception) -> httpx.TransportError:
     """A failure without an answer in httpx's words, which tell whether the call was sent."""
     from requests.exceptions import ConnectTimeout, ProxyError, SSLError  # noqa: PLC0415 - see above
-    from urllib3.exceptions import MaxRetryError, NewConnectionError  # noqa: PLC0415
+    from urllib3.exceptions import MaxRetryError, NewConnectionError  # noqa: PLC0415 - as above
 
     text = f"{type(failure).__name__}: {failure}"
     cause: Any = failure.args[0] if failure.args else None

@@ -23,7 +23,7 @@ def parquet_records(stream: BinaryIO, origin: Origin, columns: Collection[str] |
     """
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra
-        from pyarrow import parquet as pq  # noqa: PLC0415
+        from pyarrow import parquet as pq  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise BatchInputError(
             f"{origin.name} is Parquet, and pyarrow, which reads it, is not installed. Nothing was uploaded or billed. "
@@ -61,14 +61,14 @@ def parquet_records(stream: BinaryIO, origin: Origin, columns: Collection[str] |
 
 def _in_microseconds(batch: Any) -> Any:
     """Times in nanoseconds become what Python's own have; without that, pyarrow asks for pandas, or refuses them."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415 - an extra
 
     fields = [field.with_type(_micro(field.type)) for field in batch.schema]
     return cast("Any", batch.cast(pa.schema(fields), safe=False)) if fields != list(batch.schema) else batch
 
 
 def _micro(kind: Any) -> Any:
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415 - an extra
 
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_micro(field.type)) for field in kind])

@@ -146,7 +146,7 @@ def found_batch(job: Job, index: IndexRecord, state: PartState) -> Batch | None:
     :raises LLMBatchError: The provider cannot be asked.
     """
     assert state.lines is not None  # noqa: S101 - only open parts are in doubt
-    assert state.record is not None  # noqa: S101
+    assert state.record is not None  # noqa: S101 - as above
     return find_batch(
         job.adapter,
         job.batches(state.part.number, state.attempt),

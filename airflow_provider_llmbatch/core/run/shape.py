@@ -95,9 +95,9 @@ class JSONSchemaShape:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         # Late, since it takes 60 ms to import and is needed only here.
-        from jsonschema.exceptions import SchemaError  # noqa: PLC0415
-        from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415
-        from referencing import Registry  # noqa: PLC0415
+        from jsonschema.exceptions import SchemaError  # noqa: PLC0415 - slow to load
+        from jsonschema.validators import Draft202012Validator, validator_for  # noqa: PLC0415 - slow to load
+        from referencing import Registry  # noqa: PLC0415 - slow to load
 
         kind = validator_for(schema, default=Draft202012Validator)
         try:
@@ -136,8 +136,8 @@ class JSONSchemaShape:
 
 def _check_references(schema: Mapping[str, Any]) -> None:
     from referencing import Resource  # noqa: PLC0415 - late, as above
-    from referencing.exceptions import Unresolvable  # noqa: PLC0415
-    from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY  # noqa: PLC0415
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415 - slow to load
+    from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY  # noqa: PLC0415 - slow to load
 
     resource = Resource.from_contents(schema, default_specification=DRAFT202012)
     resolver = EMPTY_REGISTRY.with_resource("", resource).crawl().resolver(resource.id() or "")

@@ -160,7 +160,7 @@ class Parquet:
 def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow as pa  # noqa: PLC0415 - 40 MB that only Parquet needs
-        from pyarrow import parquet  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise BatchInputError(
             "Parquet needs pyarrow, which is not installed: pip install 'airflow-provider-llmbatch[parquet]', or "
