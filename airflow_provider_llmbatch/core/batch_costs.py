@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from airflow_provider_llmbatch.core.costs.meter import Meter
 from airflow_provider_llmbatch.core.costs.tokens import tokens_of_usage
 from airflow_provider_llmbatch.core.results import merge_results
-from airflow_provider_llmbatch.core.run.content import Answered, content_of, quick_answer
+from airflow_provider_llmbatch.core.run.content import content_of
+from airflow_provider_llmbatch.core.run.quick_answer import Answered, quick_answer
 from airflow_provider_llmbatch.errors import BatchInputError, NotFoundError
 
 if TYPE_CHECKING:

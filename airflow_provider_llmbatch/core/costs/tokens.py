@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -121,6 +121,50 @@ class Tokens(msgspec.Struct, gc=False):
             ),
             total_tokens=self.total,
         )
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=_ABSURD_COUNT)]
+
+
+class _ChatDetails(msgspec.Struct, gc=False):
+    cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+    audio_tokens: _Count | None = None
+    image_tokens: _Count | None = None
+
+
+class ChatUsage(msgspec.Struct, gc=False):
+    """Token counts as chat completions name them, of which each is one that can be."""
+
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    total_tokens: _Count = 0
+    prompt_tokens_details: _ChatDetails | None = None
+    completion_tokens_details: _ChatDetails | None = None
+    # No other names beside those, or which ones count would have to be decided.
+    input_tokens: None = None
+    output_tokens: None = None
+    input_tokens_details: None = None
+    output_tokens_details: None = None
+
+    def tokens(self) -> Tokens:
+        """The same as ``tokens_of`` finds, in half the time."""
+        taken, read = self.prompt_tokens, self.prompt_tokens_details
+        given, written = self.completion_tokens, self.completion_tokens_details
+        tokens = Tokens(
+            taken,
+            read.cached_tokens or 0 if read is not None else 0,
+            given,
+            written.reasoning_tokens or 0 if written is not None else 0,
+            self.total_tokens or taken + given,
+        )
+        if read is not None and (read.cache_write_tokens or read.audio_tokens or read.image_tokens):
+            tokens.cache_write = read.cache_write_tokens or 0
+            tokens.input_audio, tokens.input_image = read.audio_tokens or 0, read.image_tokens or 0
+        if written is not None and (written.audio_tokens or written.image_tokens):
+            tokens.output_audio, tokens.output_image = written.audio_tokens or 0, written.image_tokens or 0
+        return tokens
 
 
 def tokens_of(usage: UsageFound) -> Tokens:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from airflow_provider_llmbatch.core.run.content import Answered, Content, content_of, decoded_text
+from airflow_provider_llmbatch.core.run.content import Content, content_of, decoded_text
+from airflow_provider_llmbatch.core.run.quick_answer import Answered
 from airflow_provider_llmbatch.core.run.retriable import is_retriable
 from airflow_provider_llmbatch.core.run.shape import MisfitError
 from airflow_provider_llmbatch.models import ResultError
@@ -27,6 +28,9 @@ _WORDS_KEPT: Final = 1_000
 _CUT_OFF: Final = ". The answer was cut off at its limit of tokens (finish_reason length): allow more of them."
 _MOST_REASONS: Final = 100  # that are told apart
 _encode = msgspec.json.Encoder().encode
+
+Line = tuple[bytes, bytes, bytes]
+"""In three pieces, of which the second is the text: long as it may be, it is copied only once, to the file."""
 
 
 class AnswerLines:
@@ -57,8 +61,9 @@ class AnswerLines:
         self._error_of_batch = error_of_batch(batch) if batch.status == "failed" else None
         self._provider = b',"provider":%b,"model":' % _encode(provider)
         self._end = b',"batch_id":%b,"attempt":%d}\n' % (_encode(batch.id), attempt)
+        self._is_asked = ordinals.__contains__ if isinstance(ordinals, range) else self._is_among
 
-    def lines(self, results: Iterator[Result | Answered]) -> Iterator[bytes]:
+    def lines(self, results: Iterator[Result | Answered]) -> Iterator[Line]:
         for result in results:
             ordinal = self._ordinal(result.custom_id)
             if ordinal is None:
@@ -75,13 +80,15 @@ class AnswerLines:
 
     def _ordinal(self, custom_id: str) -> int | None:
         """``None`` for a name that was not asked for, such as "007" for 7."""
-        if not (custom_id.isascii() and custom_id.isdecimal()) or (custom_id[0] == "0" and custom_id != "0"):
+        try:
+            ordinal = int(custom_id)
+        except ValueError:
             return None
-        ordinal = int(custom_id) if len(custom_id) < 20 else -1
-        if isinstance(self._ordinals, range):
-            return ordinal if ordinal in self._ordinals else None
+        return ordinal if str(ordinal) == custom_id and self._is_asked(ordinal) else None
+
+    def _is_among(self, ordinal: int) -> bool:
         at = bisect_left(self._ordinals, ordinal)
-        return ordinal if at < len(self._ordinals) and self._ordinals[at] == ordinal else None
+        return at < len(self._ordinals) and self._ordinals[at] == ordinal
 
     def _content(self, result: Result) -> Content:
         body = result.response.body if result.response is not None else msgspec.Raw(_NULL)
@@ -90,7 +97,7 @@ class AnswerLines:
             content.body = bytes(body)
         return content
 
-    def _answer(self, ordinal: int, content: Content) -> bytes:
+    def _answer(self, ordinal: int, content: Content) -> Line:
         outcome: Outcome = "succeeded"
         parsed = error = _NULL
         if self._shape is not None:
@@ -111,7 +118,7 @@ class AnswerLines:
             raise MisfitError("no_text", "The answer has no text" + (" but a refusal." if content.refusal else "."))
         return shape.fit(text)
 
-    def _failure(self, ordinal: int, result: Result) -> bytes:
+    def _failure(self, ordinal: int, result: Result) -> Line:
         outcome, error = result.outcome, result.error
         status = result.response.status_code if result.response is not None else None
         if outcome == "missing" and self._error_of_batch is not None:
@@ -139,28 +146,24 @@ class AnswerLines:
         cost: bytes,
         *,
         again: bool = False,
-    ) -> bytes:
+    ) -> Line:
         tokens = content.tokens
-        return b"".join(
-            (
-                b'{"ordinal":%d,"again":%b,"outcome":"%b","text":'
-                % (ordinal, b"true" if again else b"false", outcome.encode()),
-                content.text,
-                b',"parsed":',
+        return (
+            b'{"ordinal":%d,"again":%b,"outcome":"%b","text":'
+            % (ordinal, b"true" if again else b"false", outcome.encode()),
+            content.text,
+            b',"parsed":%b,"error":%b,"finish_reason":%b,"usage":%b,"cost_usd":%b%b%b%b%b'
+            % (
                 parsed,
-                b',"error":',
                 error,
-                b',"finish_reason":',
                 self._encoded(content.finish_reason) if content.finish_reason else _NULL,
-                b',"usage":',
                 tokens.as_json() if tokens is not None else _NULL,
-                b',"cost_usd":',
                 cost,
                 _extras(content),
                 self._provider,
                 self._encoded(content.model) if content.model else self._model,
                 self._end,
-            )
+            ),
         )
 
     def _encoded(self, word: str) -> bytes:

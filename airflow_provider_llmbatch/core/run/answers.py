@@ -22,7 +22,7 @@ from airflow_provider_llmbatch.core.costs.tokens import Tokens, UsageFound, toke
 from airflow_provider_llmbatch.core.jsonl import read_blocks
 from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.run.answer_lines import AnswerLines, error_of_batch
-from airflow_provider_llmbatch.core.run.content import quick_answer
+from airflow_provider_llmbatch.core.run.quick_answer import quick_answer
 from airflow_provider_llmbatch.models import Outcome, Result
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.core.costs.bill import Costs
-    from airflow_provider_llmbatch.core.run.content import Answered
+    from airflow_provider_llmbatch.core.run.quick_answer import Answered
     from airflow_provider_llmbatch.core.run.shape import Shape
     from airflow_provider_llmbatch.core.run.stage import Ordinals
     from airflow_provider_llmbatch.core.storage import Folder
@@ -102,8 +102,8 @@ def land(
     with folder.write(answers_name(part, attempt)) as stream:
         quick = None if keep_body else quick_answer
         for line in landing.lines(_results(adapter, batch, ordinals, quick, log)):
-            pieces.append(line)
-            pending += len(line)
+            pieces += line
+            pending += len(line[1]) + len(line[2])
             if pending >= _BUFFERED_BYTES:
                 written += stream.write(b"".join(pieces))
                 pieces.clear()

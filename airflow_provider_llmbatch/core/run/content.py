@@ -118,52 +118,6 @@ class Content(msgspec.Struct, gc=False):
     body: bytes | None = None
 
 
-class _QuickResponse(msgspec.Struct, gc=False):
-    status_code: int
-    body: _BodyWithUsage
-
-
-class _QuickLine(msgspec.Struct, gc=False):
-    custom_id: str
-    response: _QuickResponse
-    error: None = None
-
-
-_decode_quick = msgspec.json.Decoder(_QuickLine).decode
-
-
-class Answered(msgspec.Struct, gc=False):
-    """A request that was answered well, and what the answer says."""
-
-    custom_id: str
-    content: Content
-
-
-def quick_answer(line: bytes) -> Answered | None:
-    """A result line that holds one good answer with nothing unusual about it, decoded at once; ``None`` for any other.
-
-    Most lines are such, and this takes half the time. All others go the long way, with the same outcome.
-    """
-    try:
-        if not line.isascii():
-            line.decode()  # msgspec does not look at what it leaves undecoded
-        found = _decode_quick(line)
-    except (ValueError, RecursionError):
-        return None
-    body = found.response.body
-    choices = body.choices
-    if not choices or not 200 <= found.response.status_code < 300 or body.status is not None or not _is_all_of(choices):
-        return None
-    try:
-        content = _of_choice(choices[0])
-    except ValueError:
-        return None
-    content.model = body.model
-    if body.usage is not None:
-        content.tokens = tokens_of(body.usage)
-    return Answered(found.custom_id, content)
-
-
 def content_of(body: bytes | msgspec.Raw) -> Content:
     """What a body says. One that is of no shape that is known here is kept whole; none raises."""
     try:
@@ -208,17 +162,17 @@ def _of_choice(choice: _Choice) -> Content:
     if message is None:
         return Content(_text(choice.text), choice.finish_reason)
     content = Content(_text(message.content), choice.finish_reason)
-    content.refusal = _unless_null(message.refusal)
-    content.tool_calls = _unless_empty(message.tool_calls)
+    content.refusal = unless_null(message.refusal)
+    content.tool_calls = unless_empty(message.tool_calls)
     if message.reasoning_content is not _Nothing or message.reasoning is not _Nothing:
-        content.reasoning = _unless_null(message.reasoning_content) or _unless_null(message.reasoning)
+        content.reasoning = unless_null(message.reasoning_content) or unless_null(message.reasoning)
     return content
 
 
 def _is_all_of(choices: list[_Choice]) -> bool:
     """Whether the fields of a row can hold all there is."""
     first = choices[0]
-    if len(choices) > 1 or _unless_null(first.logprobs) is not None:
+    if len(choices) > 1 or unless_null(first.logprobs) is not None:
         return False
     if first.citation_metadata or first.grounding_metadata or first.url_context_metadata:
         return False
@@ -226,7 +180,7 @@ def _is_all_of(choices: list[_Choice]) -> bool:
         return True
     if message.annotations or message.images or message.files or message.vertex_parts:
         return False
-    return _unless_null(message.audio) is None
+    return unless_null(message.audio) is None
 
 
 def _text(raw: msgspec.Raw) -> bytes:
@@ -296,14 +250,16 @@ def _kept_whole(body: bytes | msgspec.Raw) -> Content:
     return content
 
 
-def _unless_null(raw: msgspec.Raw) -> bytes | None:
+def unless_null(raw: msgspec.Raw) -> bytes | None:
+    """What the field of a row holds, from that of a body."""
     if raw is _Nothing:
         return None
     value = bytes(raw)
     return None if value == _NULL else value
 
 
-def _unless_empty(raw: msgspec.Raw) -> bytes | None:
+def unless_empty(raw: msgspec.Raw) -> bytes | None:
+    """The same of a list."""
     if raw is _Nothing:
         return None
     value = bytes(raw)

@@ -35,6 +35,7 @@ _RANK_OF: Final = {b"succ": 2, b"inva": 1}  # the rest weighs nothing: of those,
 
 _ORDINAL_AT: Final = len(b'{"ordinal":')
 _OUTCOME: Final = b'"outcome":"'
+_WORD_AT: Final = len(_OUTCOME)
 
 
 class BestAnswers:
@@ -63,22 +64,22 @@ class BestAnswers:
         if not entry:
             return None
         # Not through a buffer, which would read a block for each line that is out of order.
-        line = os.pread(self._files[(entry >> _FILE & _FILES) - 1], self._lengths[place], entry & _OFFSETS)
-        return line[line.index(_OUTCOME, _ORDINAL_AT) :]
+        return os.pread(self._files[(entry >> _FILE & _FILES) - 1], self._lengths[place], entry & _OFFSETS)
 
     def _enter(self, number: int, stream: BinaryIO, ordinals: Ordinals) -> None:
-        index, lengths, place_of = self._index, self._lengths, _places(ordinals)
+        index, lengths, place_of, rank_of = self._index, self._lengths, _places(ordinals), _RANK_OF.get
         offset = 0
         for line in split_lines(read_blocks(stream)):
+            size = len(line)
             end = line.index(b",", _ORDINAL_AT)
             place = place_of(int(line[_ORDINAL_AT:end]))
-            word = line.index(_OUTCOME, end) + len(_OUTCOME)
-            rank = _RANK_OF.get(line[word : word + 4], 0)
+            tail = line.index(_OUTCOME, end)
+            rank = rank_of(line[tail + _WORD_AT : tail + _WORD_AT + 4], 0)
             before = index[place]
             if not before or rank > before >> _RANK or not rank | before >> _RANK:
-                index[place] = rank << _RANK | number << _FILE | offset
-                lengths[place] = len(line)
-            offset += len(line) + 1
+                index[place] = rank << _RANK | number << _FILE | offset + tail
+                lengths[place] = size - tail
+            offset += size + 1
 
 
 def _places(ordinals: Ordinals) -> Callable[[int], int]:
