@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from airflow_provider_llmbatch.errors import LLMBatchError
 
 _JITTER: Final = 0.1
+_SECONDS_FOR_A_PAGE: Final = 2.0  # of the list: the more of them there are, the less often they are read
+_LONGEST_REST: Final = 30.0
 
 
 class ConnectionLoop:
@@ -83,7 +85,8 @@ class ConnectionLoop:
         try:
             while True:
                 await self._until_due()
-                self._heed(await self._cycles.look())
+                begun = self._time()
+                self._heed(await self._cycles.look(), begun)
                 self._telemetry.gauge("batches.watched", len(self._batches), connection=self._name)
         except Exception as error:  # noqa: BLE001 - raised where it is heard: in those who wait
             for subscription in self._subscriptions:
@@ -106,13 +109,17 @@ class ConnectionLoop:
                 break
         self._sleeps_until = -math.inf
 
-    def _heed(self, trouble: LLMBatchError | None) -> None:
-        """Back off from a connection that is in trouble."""
+    def _heed(self, trouble: LLMBatchError | None, begun: float) -> None:
+        """Back off from a connection that is in trouble, and let one rest whose list is long.
+
+        Batches that began or were seen one after the other would else each have the whole list read.
+        """
         if trouble is None:
             if self._troubles > 1:
                 self._log.info(f"The connection {self._name!r} answers again.")
             self._troubles = 0
-            self._not_before = -math.inf
+            rest = min(self._cycles.pages_read * _SECONDS_FOR_A_PAGE, _LONGEST_REST)
+            self._not_before = begun + min(rest, self._batches.longest_interval())
             return
         self._troubles += 1
         if self._troubles == 2:

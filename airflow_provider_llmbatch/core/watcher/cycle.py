@@ -50,6 +50,8 @@ class Cycles:
         self._forget_pages_at = time() + _SECONDS_OF_KNOWN_PAGES
         self._troubles = 0
         self._is_forgiven = False
+        self.pages_read = 0
+        """Of the list, in the last look."""
 
     async def look(self) -> LLMBatchError | None:
         """Look at all batches that are due, with no more calls than there are batches; what is left over is due soon.
@@ -57,6 +59,7 @@ class Cycles:
         :return: What ails the connection, rather than single batches.
         """
         self._jitter = random.uniform(-1.0, 1.0)
+        self.pages_read = 0
         trouble: LLMBatchError | None = None
         refused: dict[str, AccessRefusedError] = {}
         told: set[str] = set()
@@ -70,6 +73,7 @@ class Cycles:
             expected = Pages(survey.pages, self._page_size).worth_looking_for(survey.due, survey.soon)
             await asyncio.sleep(0)
             pages, shown, trouble = await self._read_list(expected)
+            self.pages_read = pages
             if trouble is None:
                 left = [batch_id for batch_id in survey.due if batch_id not in shown]
                 most = len(expected) - pages

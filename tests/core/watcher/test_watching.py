@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,14 +76,37 @@ def test_a_thousand_tasks_that_begin_together_share_ten_calls_and_only_whose_bat
         assert provider.calls_of("list") == provider.calls_of() == 10
         assert [len(task.told) for task in tasks] == [1] * 1_000
         provider.change("batch_00007", request_counts={"total": 9, "completed": 4})
-        await asyncio.sleep(10)
+        await asyncio.sleep(20)
         assert provider.calls_of() == 20
         assert [n for n, task in enumerate(tasks) if len(task.told) > 1] == [7]
         provider.finish("batch_00123")
-        await asyncio.sleep(10)
+        await asyncio.sleep(20)
         assert tasks[123].verdict == Ended()
         assert [task.verdict for task in tasks].count(None) == 999
         assert made.keys == ["key-1"]
+
+    watched(provider, play)
+
+
+@pytest.mark.parametrize(
+    ("count", "max_interval", "seconds"), [(100, 300.0, 10), (1_000, 300.0, 20), (1_000, 12.0, 12), (5_000, 300.0, 30)]
+)
+def test_a_long_list_is_read_the_less_often_the_more_pages_it_has_however_tasks_came(
+    count: int, max_interval: float, seconds: float
+) -> None:
+    provider = account(count)
+
+    async def play(made: Bench) -> None:
+        for number, batch_id in enumerate(names(count), 1):
+            made.wait(batch_id, longest=max_interval)
+            if number % (count // 20) == 0:
+                await asyncio.sleep(1)
+        await asyncio.sleep(40)
+        provider.made.clear()
+        await asyncio.sleep(120)
+        begun = sorted({call.at for call in provider.made})
+        assert provider.calls_of("list") == provider.calls_of() == len(begun) * count // provider.page_size
+        assert {later - earlier for earlier, later in itertools.pairwise(begun)} == {seconds}
 
     watched(provider, play)
 
@@ -117,9 +141,9 @@ def test_old_batches_are_looked_at_seldom_and_the_young_ones_need_one_page() -> 
         await asyncio.sleep(265)
         cycles = [call.at for call in provider.made]
         assert cycles[:11] == [1.0] * 11
-        assert len(cycles) - 11 == len(set(cycles[11:])) == 25  # a page each, at pauses that begin to grow
+        assert len(cycles) - 11 == len(set(cycles[11:])) == 24  # a page each, at pauses that begin to grow
         await asyncio.sleep(40)
-        assert provider.calls_of() - len(cycles) in (11 + 2, 11 + 3, 11 + 4)
+        assert provider.calls_of() - len(cycles) in (11 + 1, 11 + 2, 11 + 3)
 
     watched(provider, play)
 
