@@ -1,6 +1,6 @@
 """Operators for batches: create one and wait for it, look at them, cancel one, and land what came back.
 
-The last one is at home in ``operators.results``.
+Those for a batch that is there are at home in ``operators.existing_batch`` and ``operators.results``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from airflow_provider_llmbatch.hooks.batch import LLMBatchHook
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.links.batch import LLMBatchConsoleLink
 from airflow_provider_llmbatch.operators.events import callbacks_of, telling_of_batch
+from airflow_provider_llmbatch.operators.existing_batch import (
+    LLMBatchCancelBatchOperator,
+    LLMBatchListBatchesOperator,
+    LLMBatchRetrieveBatchOperator,
+)
 from airflow_provider_llmbatch.operators.lineage import HasLineage
 from airflow_provider_llmbatch.operators.queue import after_refusal, sleep_until
 from airflow_provider_llmbatch.operators.results import LLMBatchDownloadResultsOperator
@@ -45,7 +50,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from airflow.sdk import BaseOperatorLink, Context
-    from pydantic import JsonValue
 
     from airflow_provider_llmbatch.core.ledger import Ledger
     from airflow_provider_llmbatch.core.polling import Verdict
@@ -318,86 +322,3 @@ class LLMBatchCreateBatchOperator(HasLineage, BaseOperator):
             return self._ended(context, hook, batch)  # in the last moment
         self._batch = batch
         raise error_of_deadline(batch, deadline, cancelled=self.cancel_on_deadline)
-
-
-class LLMBatchRetrieveBatchOperator(BaseOperator):
-    """Look a batch up. Returns it as a dict in OpenAI's shape, with null for what the provider does not say.
-
-    :param batch_id: The batch. (templated)
-    :param llmbatch_conn_id: The connection. (templated)
-    """
-
-    template_fields: Sequence[str] = ("batch_id", "llmbatch_conn_id")
-    ui_color: str = "#d9eae4"
-
-    def __init__(self, *, batch_id: str, llmbatch_conn_id: str = LLMBatchHook.default_conn_name, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.batch_id = batch_id
-        self.llmbatch_conn_id = llmbatch_conn_id
-
-    @override
-    def execute(self, context: Context) -> dict[str, JsonValue]:
-        with airflow_verdict():
-            batch = LLMBatchHook(self.llmbatch_conn_id).retrieve_batch(self.batch_id)
-        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}", batch_id=batch.id)
-        return batch.model_dump(mode="json")
-
-
-class LLMBatchListBatchesOperator(BaseOperator):
-    """List batches, the newest first where the provider sorts. Returns a list of dicts in OpenAI's shape.
-
-    :param limit: How many at most.
-    :param after: The id of a batch: the list begins behind it. (templated)
-    :param llmbatch_conn_id: The connection. (templated)
-    """
-
-    template_fields: Sequence[str] = ("after", "llmbatch_conn_id")
-    ui_color: str = "#d9eae4"
-
-    def __init__(
-        self,
-        *,
-        limit: int = 20,
-        after: str | None = None,
-        llmbatch_conn_id: str = LLMBatchHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, not {limit}")
-        self.limit = limit
-        self.after = after
-        self.llmbatch_conn_id = llmbatch_conn_id
-
-    @override
-    def execute(self, context: Context) -> list[dict[str, JsonValue]]:
-        with airflow_verdict():
-            found = list(LLMBatchHook(self.llmbatch_conn_id).list_batches(after=self.after or None, limit=self.limit))
-        self.log.info(f"Found {len(found):,} batches")
-        return [batch.model_dump(mode="json") for batch in found]
-
-
-class LLMBatchCancelBatchOperator(BaseOperator):
-    """Ask for a batch to be cancelled; one that has ended already is left as it is. Returns it as a dict.
-
-    The provider ends it later: its status is ``cancelling`` until then. What was answered before is billed, and can be
-    downloaded.
-
-    :param batch_id: The batch. (templated)
-    :param llmbatch_conn_id: The connection. (templated)
-    """
-
-    template_fields: Sequence[str] = ("batch_id", "llmbatch_conn_id")
-    ui_color: str = "#d9eae4"
-
-    def __init__(self, *, batch_id: str, llmbatch_conn_id: str = LLMBatchHook.default_conn_name, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.batch_id = batch_id
-        self.llmbatch_conn_id = llmbatch_conn_id
-
-    @override
-    def execute(self, context: Context) -> dict[str, JsonValue]:
-        with airflow_verdict():
-            batch = LLMBatchHook(self.llmbatch_conn_id).cancel_batch(self.batch_id)
-        self.log.info(f"{batch.id} is {batch.provider_status or batch.status}", batch_id=batch.id)
-        return batch.model_dump(mode="json")

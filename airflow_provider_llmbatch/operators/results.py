@@ -17,6 +17,7 @@ from airflow_provider_llmbatch.hooks.batch import LLMBatchHook, path_of
 from airflow_provider_llmbatch.hooks.lineage import add_hook_lineage
 from airflow_provider_llmbatch.hooks.telemetry import telemetry_of
 from airflow_provider_llmbatch.operators.assets import add_to_outlets
+from airflow_provider_llmbatch.operators.existing_batch import OneBatchOperator
 from airflow_provider_llmbatch.operators.lineage import HasLineage, Landed
 from airflow_provider_llmbatch.operators.task import airflow_verdict
 
@@ -104,7 +105,7 @@ class LLMBatchDownloadResultsOperator(HasLineage, BaseOperator):
         return lineage_of_landing(self._batch, self.destination, self._landed)
 
 
-class LLMBatchRetrieveCostsOperator(BaseOperator):
+class LLMBatchRetrieveCostsOperator(OneBatchOperator):
     """Find out what an ended batch cost, by model, and what the same would have cost without a batch.
 
     Reads its result files, and keeps nothing of them but the sums. Returns the costs as a dict: ``total_usd`` is null
@@ -113,14 +114,6 @@ class LLMBatchRetrieveCostsOperator(BaseOperator):
     :param batch_id: An ended batch, whoever made it. (templated)
     :param llmbatch_conn_id: The connection. (templated)
     """
-
-    template_fields: Sequence[str] = ("batch_id", "llmbatch_conn_id")
-    ui_color: str = "#d9eae4"
-
-    def __init__(self, *, batch_id: str, llmbatch_conn_id: str = LLMBatchHook.default_conn_name, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.batch_id = batch_id
-        self.llmbatch_conn_id = llmbatch_conn_id
 
     @override
     def execute(self, context: Context) -> dict[str, JsonValue]:

@@ -15,14 +15,15 @@ from airflow_provider_llmbatch.core.polling import PollPolicy
 from airflow_provider_llmbatch.core.watcher.watcher import Watcher
 from airflow_provider_llmbatch.models import Batch
 from support.memory_provider import Clock, MemoryProvider
-from support.virtual_time import EPOCH, wall_clock
+from support.virtual_time import EPOCH, run_in_virtual_time, wall_clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from airflow_provider_llmbatch.adapters.base import Adapter
     from airflow_provider_llmbatch.core.joint_wait import JointVerdict
     from airflow_provider_llmbatch.core.polling import Look
+    from airflow_provider_llmbatch.errors import LLMBatchError
 
 ResultT = TypeVar("ResultT")
 
@@ -187,3 +188,31 @@ async def bench(provider: PagedProvider, **more: Any) -> AsyncIterator[Bench]:
 
 def names(count: int) -> list[str]:
     return [f"batch_{n:05}" for n in range(count)]
+
+
+def watched(provider: PagedProvider, play: Callable[[Bench], Awaitable[None]], **more: Any) -> None:
+    async def main() -> None:
+        async with bench(provider, **more) as made:
+            await play(made)
+
+    run_in_virtual_time(main())
+
+
+def account(count: int, *, foreign: int = 0, age: float = 0.0) -> PagedProvider:
+    """``foreign`` batches of others after each of ours."""
+    provider = PagedProvider()
+    for batch_id in names(count):
+        provider.hold(*(f"{batch_id}-foreign-{n}" for n in range(foreign)), batch_id, age=age)
+    return provider
+
+
+def plan_of(error: LLMBatchError, *, what: str | None = None, times: float = float("inf")) -> Callable[[str], None]:
+    left = times
+
+    def plan(called: str) -> None:
+        nonlocal left
+        if what in (None, called) and left > 0:
+            left -= 1
+            raise error
+
+    return plan

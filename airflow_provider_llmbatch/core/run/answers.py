@@ -8,24 +8,19 @@ bytes. The texts of answers are never decoded on the way unless a shape must rea
 from __future__ import annotations
 
 import time
-from array import array
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from airflow_provider_llmbatch.adapters.lines import split_lines
 from airflow_provider_llmbatch.core.costs.meter import Meter
 from airflow_provider_llmbatch.core.costs.prices import Prices
-from airflow_provider_llmbatch.core.costs.tokens import Tokens, UsageFound, tokens_of, tokens_of_usage
-from airflow_provider_llmbatch.core.jsonl import read_blocks
+from airflow_provider_llmbatch.core.costs.tokens import tokens_of_usage
 from airflow_provider_llmbatch.core.results import merge_results
 from airflow_provider_llmbatch.core.run.answer_lines import AnswerLines, error_of_batch
 from airflow_provider_llmbatch.core.run.quick_answer import quick_answer
 from airflow_provider_llmbatch.models import Outcome, Result
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Iterator, Mapping
 
     from structlog.typing import FilteringBoundLogger
@@ -119,26 +114,6 @@ def land(
     return Landed(dict(landing.outcomes), usage, unresolved, written, meter.costs(), dict(landing.reasons))
 
 
-def read_landed(folder: Folder, part: int, attempt: int) -> Landed | None:
-    """What was landed before, from its file alone; ``None`` if there is none. The batch's own usage is not in it."""
-    name = answers_name(part, attempt)
-    size = folder.size(name)
-    if size is None:
-        return None
-    outcomes: Counter[Outcome] = Counter()
-    unresolved = array("Q")
-    tokens = Tokens()
-    with folder.read(name) as stream:
-        for line in split_lines(read_blocks(stream)):
-            kept = _decode_kept(line)
-            outcomes[kept.outcome] += 1
-            if kept.again:
-                unresolved.append(kept.ordinal)
-            if kept.usage is not None:
-                tokens.add(tokens_of(kept.usage))
-    return Landed(dict(outcomes), tokens.as_usage(), array("Q", sorted(unresolved)), size)
-
-
 def _results(
     adapter: Adapter,
     batch: Batch,
@@ -150,13 +125,3 @@ def _results(
         error = error_of_batch(batch)
         return (Result(str(ordinal), "failed", None, error) for ordinal in ordinals)
     return merge_results(adapter, batch, ids=map(str, ordinals), quick=quick, log=log)
-
-
-class _Kept(msgspec.Struct, gc=False):
-    ordinal: int
-    again: bool
-    outcome: Outcome
-    usage: UsageFound | None = None
-
-
-_decode_kept = msgspec.json.Decoder(_Kept).decode

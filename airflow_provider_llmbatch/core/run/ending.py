@@ -11,7 +11,7 @@ from airflow_provider_llmbatch.core.run.claim import check_claim, leave_output
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
 from airflow_provider_llmbatch.core.run.publish import publish
 from airflow_provider_llmbatch.core.run.telemetry import tell_set
-from airflow_provider_llmbatch.core.run.verdict import Shortfall, counted
+from airflow_provider_llmbatch.core.run.verdict import Shortfall
 from airflow_provider_llmbatch.errors import LLMBatchError, NotFoundError
 
 if TYPE_CHECKING:
@@ -72,7 +72,6 @@ def publish_set(
     )
     job.index.write(index.model_copy(update={"state": "published"}))
     tell_set(job, manifest)
-    job.log.info(f"Published {job.output.uri('manifest.json')}: {counted(manifest)}", rows=manifest.rows)
     _warn_of_unpriced(job, manifest)
     return manifest
 

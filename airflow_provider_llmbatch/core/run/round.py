@@ -69,7 +69,7 @@ class Round:
         self._given_up: dict[int, str] = {}
         self._failed_for_queue: list[str] = []
         self._idle: deque[int] = deque()
-        self._too_dear: set[int] = set()
+        self._is_too_dear = False
         cap = job.options.max_cost_usd
         self._budget = Budget(job, index, stage, cap) if cap is not None else None
         self._listed: list[Batch] | None = None
@@ -91,7 +91,7 @@ class Round:
     @property
     def over_budget(self) -> str | None:
         """Why rows are left that were not submitted, if that is for ``max_cost_usd``."""
-        return self._budget.refusal(self._states.values()) if self._budget is not None and self._too_dear else None
+        return self._budget.refusal(self._states.values()) if self._budget is not None and self._is_too_dear else None
 
     def advance(self) -> Waiting | None:
         """``None`` when there is nothing left to wait for.
@@ -118,7 +118,7 @@ class Round:
 
     def _affordable(self) -> bool:
         """Whether something waits to be submitted that ``max_cost_usd`` allows, though nothing more is landed."""
-        return any(number not in self._too_dear for number in self._idle)
+        return bool(self._idle) and not self._is_too_dear
 
     def _let_lists_catch_up(self, since: float) -> None:
         wait = since + self._job.timing.listing_lag - self._job.timing.clock()
@@ -267,15 +267,11 @@ class Round:
         return outcome.pause is None or (outcome.pause.again_at is None and not self._live)
 
     def _fits(self, state: PartState) -> bool:
-        if self._budget is None:
-            return True
         # The first that does not fit holds back all behind it, since parts are begun in their order.
-        if not self._too_dear and self._budget.has_room(state):
-            return True
-        if not self._too_dear:
+        if self._budget is not None and not self._is_too_dear and not self._budget.has_room(state):
             self._job.log.info(f"Part {state.part.number} is held back: with it, max_cost_usd could be exceeded")
-        self._too_dear.add(state.part.number)
-        return False
+            self._is_too_dear = True
+        return not self._is_too_dear
 
     def _submitted(self, state: PartState, outcome: _Submitted) -> Batch | None:
         job = self._job

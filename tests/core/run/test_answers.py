@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from structlog.testing import capture_logs
+from support.landed_again import landed_again
 
 from airflow_provider_llmbatch.core.costs.prices import Prices
 from airflow_provider_llmbatch.core.costs.table import price_table
-from airflow_provider_llmbatch.core.run.answers import answers_name, land, read_landed
+from airflow_provider_llmbatch.core.run.answers import answers_name, land
 from airflow_provider_llmbatch.core.run.shape import shape_of
 from airflow_provider_llmbatch.core.storage import Folder
 from airflow_provider_llmbatch.errors import BrokenTransferError
@@ -275,7 +276,7 @@ def test_a_landing_that_breaks_leaves_nothing_and_is_repeated_whole(folder: Fold
     cut = Results(answered(0) + answered(1)[:-9], size=10_000)
     with pytest.raises(BrokenTransferError):
         landed(folder, cut, batch_of(error_file_id=None), range(2))
-    assert read_landed(folder, 3, 2) is None
+    assert landed_again(folder, 3, 2) is None
     assert list(cast("Path", folder.local).glob("*")) == []
     first = landed(folder, Results(answered(0) + answered(1)), batch_of(), range(2))
     with pytest.raises(BrokenTransferError):
@@ -331,7 +332,7 @@ def test_every_row_that_was_asked_for_lands_once_and_can_be_read_again(
     assert found.outcomes == {name: list(expected.values()).count(name) for name in set(expected.values())}
     again = [ordinal for ordinal, kind in kinds.items() if kind in ("late", "busy", "nowhere")]
     assert list(found.unresolved) == again
-    assert read_landed(folder, 3, 2) == found
+    assert landed_again(folder, 3, 2) == found
 
 
 WAYS = {

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from support.adapter_contract import until_ended
 from support.batches import adapter_of
+from support.landed_again import landed_again
 from support.server import running_server
 
-from airflow_provider_llmbatch.core.run.answers import land, read_landed
+from airflow_provider_llmbatch.core.run.answers import land
 from airflow_provider_llmbatch.core.run.manifest import AttemptEntry, Fingerprints, RunFacts, RunIdentity
 from airflow_provider_llmbatch.core.run.publish import publish
 from airflow_provider_llmbatch.core.run.requests import RequestTemplate
@@ -54,7 +55,7 @@ def attempted(
         shape=shape_of(SCHEMA),
         log=structlog.get_logger(),
     )
-    assert found == read_landed(stage.folder, part.number, attempt)
+    assert found == landed_again(stage.folder, part.number, attempt)
     entry = AttemptEntry(attempt=attempt, batch_id=batch.id, outcomes=dict(found.outcomes), usage=found.usage)
     return entry, found
 
