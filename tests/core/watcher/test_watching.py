@@ -15,7 +15,6 @@ from support.watching import DAY, Bench, HangError, Key, PagedProvider, account,
 from airflow_provider_llmbatch.core.joint_wait import Due, Ended, JointVerdict
 from airflow_provider_llmbatch.core.polling import OutOfTime
 from airflow_provider_llmbatch.errors import (
-    AccessRefusedError,
     RateLimitError,
     UnavailableError,
 )
@@ -23,7 +22,6 @@ from airflow_provider_llmbatch.models import Batch
 
 HOUR = 3_600.0
 DOWN = UnavailableError("The provider is down.", status_code=503)
-REFUSED = AccessRefusedError("The provider refuses the key.", status_code=401)
 
 
 def test_a_thousand_tasks_that_begin_together_share_ten_calls_and_only_whose_batch_changed_wakes() -> None:
