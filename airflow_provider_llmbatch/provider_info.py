@@ -86,6 +86,7 @@ def get_provider_info() -> dict[str, object]:
                 "python-modules": [
                     f"{_PACKAGE}.operators.file",
                     f"{_PACKAGE}.operators.batch",
+                    f"{_PACKAGE}.operators.existing_batch",
                     f"{_PACKAGE}.operators.results",
                     f"{_PACKAGE}.operators.run",
                     f"{_PACKAGE}.operators.estimate",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from support.airflow_deployment import airflow_deployment
+from support.fault_proxy import Delay, Hang, fault_proxy
 from support.gated_server import gated_server
 from support.waiting_run import CONSOLE, Wait, begin
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.airflow_deployment import Component
+    from support.fault_proxy import FaultProxy
+    from support.gated_server import GatedServer
 
 SETTINGS = {
     "AIRFLOW__CORE__PARALLELISM": "16",
@@ -36,6 +39,7 @@ on_worker = pytest.mark.parametrize("wait", ["on_worker"], indirect=True)
 deferred_or_on_worker = pytest.mark.parametrize("wait", ["deferred", "on_worker"], indirect=True)
 mapped = pytest.mark.parametrize("wait", ["mapped"], indirect=True)
 run_deferred = pytest.mark.parametrize("wait", ["run_deferred"], indirect=True)
+run_uploading = pytest.mark.parametrize("wait", ["run_uploading"], indirect=True)
 run_deferred_or_on_worker = pytest.mark.parametrize("wait", ["run_deferred", "run_on_worker"], indirect=True)
 
 
@@ -47,8 +51,13 @@ def begun(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     with ExitStack() as stack:
         airflow = stack.enter_context(airflow_deployment(home, request.path.parent / "dags", SETTINGS))
         servers = {test: stack.enter_context(gated_server(tmp_path_factory.mktemp("server"))) for test in dags}
+        proxies = {
+            test: stack.enter_context(endless_second_upload(servers[test]))
+            for test, dag_id in dags.items()
+            if dag_id == "run_uploading"
+        }
         begun = {
-            test: begin(airflow, servers[test], dag_id, f"server_{number}")
+            test: begin(airflow, servers[test], dag_id, f"server_{number}", through=proxies.get(test))
             for number, (test, dag_id) in enumerate(dags.items())
         }
         for dag_id in set(dags.values()):
@@ -57,6 +66,14 @@ def begun(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
             if "::test_a_worker_that_dies" in test:  # now, since it takes Airflow a minute to find out
                 kill_worker(wait)
         yield begun
+
+
+@contextmanager
+def endless_second_upload(server: GatedServer) -> Iterator[FaultProxy]:
+    with fault_proxy(server.url) as proxy:
+        proxy.rule("POST", "/files$", Delay(0))
+        proxy.rule("POST", "/files$", Hang(), times=None)
+        yield proxy
 
 
 @pytest.fixture
@@ -214,6 +231,15 @@ def test_marking_the_task_of_a_run_cancels_all_its_batches(wait: Wait) -> None:
         wait.is_cancelled(batch_id)
     wait.is_told("The task is failed, so ")
     assert (wait.run.wait_for_end(), wait.run.task("wait")["try_number"], len(wait.batches())) == ("failed", 1, 2)
+
+
+@run_uploading
+def test_marking_the_task_of_a_run_in_a_long_upload_cancels_what_it_submitted(wait: Wait) -> None:
+    batch = wait.batch()
+    wait.run.mark("wait", "failed")
+    wait.is_cancelled(batch.id)
+    wait.is_told(f"The task is being killed while it is at work. The task is failed, so {batch.id} was cancelled")
+    assert (wait.run.wait_for_end(), wait.run.task("wait")["try_number"], len(wait.batches())) == ("failed", 1, 1)
 
 
 @run_deferred_or_on_worker

@@ -16,7 +16,7 @@ DEFAULTS = {
     "max_poll_interval": 0.5,
 }
 
-for dag_id, deferrable in (("run_deferred", True), ("run_on_worker", False)):
+for dag_id, deferrable in (("run_deferred", True), ("run_on_worker", False), ("run_uploading", False)):
     with DAG(dag_id, schedule=None, default_args=DEFAULTS):
         LLMBatchRunOperator(
             task_id="wait",
