@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TEXT = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 OF_EVERY_OPERATOR = "llmbatch_conn_id"  # named once, above all sections
+NOT_FOR_DAGS = {"OneBatchOperator"}  # what others are made of
 NOT_FOR_USERS = {"get_conn", "adapter_of", "open_source"}
 
 
@@ -30,7 +31,8 @@ def classes_for_users() -> Iterator[type[BaseOperator | BaseTrigger]]:
     rows = [row for kind in ("operators", "sensors", "triggers") for row in info[kind]]  # type: ignore[attr-defined]
     for module in {module for row in rows for module in row["python-modules"]}:
         for value in vars(import_module(module)).values():
-            if inspect.isclass(value) and issubclass(value, (BaseOperator, BaseTrigger)) and value.__module__ == module:
+            is_here = inspect.isclass(value) and value.__module__ == module
+            if is_here and issubclass(value, (BaseOperator, BaseTrigger)) and value.__name__ not in NOT_FOR_DAGS:
                 yield value
 
 
