@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+pytest.register_assert_rewrite("support.waiting_run")  # so that what it asserts shows what it found
+
 # Begun first, and at once by different workers, since a file is run by one worker: what takes long and begins last is
 # waited for by everybody. The order is that of their times, longest first.
 _ONE_AT_A_TIME: Final = "real_airflow"  # a folder; two whole Airflows would keep each other from their heartbeats

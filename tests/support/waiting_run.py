@@ -77,7 +77,8 @@ class Wait:
         self.server.let_pass(1)
         assert self.run.wait_for_end() == "success"
         assert (self.batch().id, self.batch().status) == (batch_id, "completed")
-        assert (self.run.xcom("wait"), self.run.task("wait")["try_number"]) == (batch_id, tries)
+        assert self.run.xcom("wait") == batch_id
+        self._took(tries)
 
     def publishes(self, *, batch_ids: list[str], tries: int) -> None:
         """Let the batches of a run end, and see that it made no other ones, and published one row for each answer."""
@@ -91,7 +92,16 @@ class Wait:
         rows = [(row["key"], row["outcome"], row["text"]) for row in map(json.loads, lines)]
         assert rows == [(0, "succeeded", "say 0"), (1, "succeeded", "say 1")]
         assert sorted(json.loads(line)["batch_id"] for line in lines) == batch_ids
-        assert self.run.task("wait")["try_number"] == tries
+        self._took(tries)
+
+    def _took(self, tries: int) -> None:
+        """The first try, or at least so many.
+
+        One more begins where what was deferred a moment ago goes on before a busy scheduler heard of the worker's end,
+        which it then takes for a failure.
+        """
+        found = self.run.task("wait")["try_number"]
+        assert found == tries or found > tries > 1
 
     def goes_on(self, *, batch_id: str) -> None:
         """The next try finds the batch and waits for it, and it ends well."""
