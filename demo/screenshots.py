@@ -107,7 +107,7 @@ class Visitor:
     def see_the_end(self, run: str) -> None:
         page = self._page
         page.goto(run)
-        expect(page.get_by_role("cell", name="Success")).to_have_count(5, timeout=_SLOW)
+        expect(page.get_by_role("cell", name="Success")).to_have_count(6, timeout=_SLOW)
         self.picture("grid")
         page.goto(f"{run}/tasks/{_WAITING_TASK}")
         expect(page.get_by_text("64/64 done, 0 failed").first).to_be_visible(timeout=_SLOW)
