@@ -22,6 +22,7 @@ PACKAGE = "airflow_provider_llmbatch"
 OPERATORS = [f"{PACKAGE}.operators.file", f"{PACKAGE}.operators.batch"]
 OURS = {
     "operators": OPERATORS,
+    "LLMBatchRunOperator": [f"{PACKAGE}.operators.run"],
     "triggers": [f"{PACKAGE}.triggers.batch"],
     "hooks": [f"{PACKAGE}.hooks.batch"],
     "hooks and adapter, as when a task runs": [f"{PACKAGE}.hooks.connections"],
