@@ -96,11 +96,13 @@ class Visitor:
     def open_the_link(self, run: str) -> None:
         page = self._page
         page.goto(f"{run}/tasks/{_WAITING_TASK}/details")
+        link = page.get_by_role("link", name="LLM batch console")
+        expect(link).to_be_visible(timeout=_SLOW)
         self.picture("details")
         # Nothing of the internet is asked for: what counts is where the button leads.
         page.context.route(_CONSOLE, lambda route: route.fulfill(body="the provider's console"))
         with page.expect_popup() as opened:
-            page.get_by_role("link", name="LLM batch console").click()
+            link.click()
         expect(opened.value).to_have_url(_CONSOLE)
         opened.value.close()
 
