@@ -211,9 +211,8 @@ def _is_outage(failure: BaseException) -> bool:
 
     azure-identity wraps them all into the same class as a refusal.
     """
-    # Here and not above, since both come with an extra.
-    from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError  # noqa: PLC0415
-    from msal.exceptions import MsalServiceError  # noqa: PLC0415
+    from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError  # noqa: PLC0415 - an extra
+    from msal.exceptions import MsalServiceError  # noqa: PLC0415 - an extra
 
     outages = (ServiceRequestError, ServiceResponseError, MsalServiceError, json.JSONDecodeError)
     seen: list[BaseException] = []

@@ -126,22 +126,14 @@ class Tokens(msgspec.Struct, gc=False):
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=_ABSURD_COUNT)]
 
 
-class _ChatDetails(msgspec.Struct, gc=False):
-    cached_tokens: _Count | None = None
-    cache_write_tokens: _Count | None = None
-    reasoning_tokens: _Count | None = None
-    audio_tokens: _Count | None = None
-    image_tokens: _Count | None = None
-
-
 class ChatUsage(msgspec.Struct, gc=False):
-    """Token counts as chat completions name them, of which each is one that can be."""
+    """Token counts as chat completions name them, of which the sums are ones that can be."""
 
     prompt_tokens: _Count = 0
     completion_tokens: _Count = 0
     total_tokens: _Count = 0
-    prompt_tokens_details: _ChatDetails | None = None
-    completion_tokens_details: _ChatDetails | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
     # No other names beside those, or which ones count would have to be decided.
     input_tokens: None = None
     output_tokens: None = None
@@ -149,22 +141,10 @@ class ChatUsage(msgspec.Struct, gc=False):
     output_tokens_details: None = None
 
     def tokens(self) -> Tokens:
-        """The same as ``tokens_of`` finds, in half the time."""
+        """The same as ``tokens_of`` finds, without looking for other names."""
         taken, read = self.prompt_tokens, self.prompt_tokens_details
         given, written = self.completion_tokens, self.completion_tokens_details
-        tokens = Tokens(
-            taken,
-            read.cached_tokens or 0 if read is not None else 0,
-            given,
-            written.reasoning_tokens or 0 if written is not None else 0,
-            self.total_tokens or taken + given,
-        )
-        if read is not None and (read.cache_write_tokens or read.audio_tokens or read.image_tokens):
-            tokens.cache_write = read.cache_write_tokens or 0
-            tokens.input_audio, tokens.input_image = read.audio_tokens or 0, read.image_tokens or 0
-        if written is not None and (written.audio_tokens or written.image_tokens):
-            tokens.output_audio, tokens.output_image = written.audio_tokens or 0, written.image_tokens or 0
-        return tokens
+        return _tokens(taken, read, given, written, self.total_tokens or taken + given)
 
 
 def tokens_of(usage: UsageFound) -> Tokens:
@@ -173,17 +153,21 @@ def tokens_of(usage: UsageFound) -> Tokens:
     written = usage.output_tokens_details or usage.completion_tokens_details
     taken = _count(usage.input_tokens or usage.prompt_tokens)
     given = _count(usage.output_tokens or usage.completion_tokens)
+    return _tokens(taken, read, given, written, _count(usage.total_tokens) or taken + given)
+
+
+def _tokens(taken: int, read: _Details | None, given: int, written: _Details | None, total: int) -> Tokens:
     tokens = Tokens(
         taken,
-        _count(read.cached_tokens) if read else 0,
+        _count(read.cached_tokens) if read is not None else 0,
         given,
-        _count(written.reasoning_tokens) if written else 0,
-        _count(usage.total_tokens) or taken + given,
+        _count(written.reasoning_tokens) if written is not None else 0,
+        total,
     )
-    if read and (read.cache_write_tokens or read.audio_tokens or read.image_tokens):
+    if read is not None and (read.cache_write_tokens or read.audio_tokens or read.image_tokens):
         tokens.cache_write = _count(read.cache_write_tokens)
         tokens.input_audio, tokens.input_image = _count(read.audio_tokens), _count(read.image_tokens)
-    if written and (written.audio_tokens or written.image_tokens):
+    if written is not None and (written.audio_tokens or written.image_tokens):
         tokens.output_audio, tokens.output_image = _count(written.audio_tokens), _count(written.image_tokens)
     return tokens
 

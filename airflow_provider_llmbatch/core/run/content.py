@@ -20,17 +20,18 @@ _TEXT: Final = ord('"')
 _LIST: Final = ord("[")
 
 _Raw = msgspec.Raw
-_Nothing: Final = msgspec.Raw(b"null")
+ABSENT: Final = msgspec.Raw(b"null")
+"""What stands for a field that a body lacks: known by identity, so that it need not be read."""
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: _Raw = _Nothing
-    refusal: _Raw = _Nothing
-    tool_calls: _Raw = _Nothing
+    content: _Raw = ABSENT
+    refusal: _Raw = ABSENT
+    tool_calls: _Raw = ABSENT
     # DeepSeek's name, which vLLM, LiteLLM and our adapter of Vertex AI use as well; newer servers say ``reasoning``.
-    reasoning_content: _Raw = _Nothing
-    reasoning: _Raw = _Nothing
-    audio: _Raw = _Nothing
+    reasoning_content: _Raw = ABSENT
+    reasoning: _Raw = ABSENT
+    audio: _Raw = ABSENT
     annotations: list[_Raw] | None = None
     images: list[_Raw] | None = None
     files: list[_Raw] | None = None
@@ -39,9 +40,9 @@ class _Message(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     message: _Message | None = None
-    text: _Raw = _Nothing
+    text: _Raw = ABSENT
     finish_reason: str | None = None
-    logprobs: _Raw = _Nothing
+    logprobs: _Raw = ABSENT
     citation_metadata: dict[str, _Raw] | None = None
     grounding_metadata: dict[str, _Raw] | None = None
     url_context_metadata: dict[str, _Raw] | None = None
@@ -49,8 +50,8 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Part(msgspec.Struct, gc=False):
     type: str | None = None
-    text: _Raw = _Nothing
-    refusal: _Raw = _Nothing
+    text: _Raw = ABSENT
+    refusal: _Raw = ABSENT
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -63,7 +64,7 @@ class _Incomplete(msgspec.Struct, gc=False):
 
 
 class _Datum(msgspec.Struct, gc=False):
-    embedding: _Raw = _Nothing
+    embedding: _Raw = ABSENT
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -81,7 +82,7 @@ class _BodyWithUsage(_Body, gc=False):
 
 class _Bare(msgspec.Struct, gc=False):
     model: Any = None
-    usage: _Raw = _Nothing
+    usage: _Raw = ABSENT
 
 
 # Not strict, since some servers send numbers as texts.
@@ -164,7 +165,7 @@ def _of_choice(choice: _Choice) -> Content:
     content = Content(_text(message.content), choice.finish_reason)
     content.refusal = unless_null(message.refusal)
     content.tool_calls = unless_empty(message.tool_calls)
-    if message.reasoning_content is not _Nothing or message.reasoning is not _Nothing:
+    if message.reasoning_content is not ABSENT or message.reasoning is not ABSENT:
         content.reasoning = unless_null(message.reasoning_content) or unless_null(message.reasoning)
     return content
 
@@ -252,7 +253,7 @@ def _kept_whole(body: bytes | msgspec.Raw) -> Content:
 
 def unless_null(raw: msgspec.Raw) -> bytes | None:
     """What the field of a row holds, from that of a body."""
-    if raw is _Nothing:
+    if raw is ABSENT:
         return None
     value = bytes(raw)
     return None if value == _NULL else value
@@ -260,7 +261,7 @@ def unless_null(raw: msgspec.Raw) -> bytes | None:
 
 def unless_empty(raw: msgspec.Raw) -> bytes | None:
     """The same of a list."""
-    if raw is _Nothing:
+    if raw is ABSENT:
         return None
     value = bytes(raw)
     return None if value in (_NULL, b"[]") else value

@@ -12,23 +12,22 @@ from typing import Annotated, Final
 import msgspec
 
 from airflow_provider_llmbatch.core.costs.tokens import ChatUsage  # noqa: TC001 - msgspec reads the annotations
-from airflow_provider_llmbatch.core.run.content import Content, unless_empty, unless_null
+from airflow_provider_llmbatch.core.run.content import ABSENT, Content, unless_empty, unless_null
 
 _NULL: Final = b"null"
 _TEXT: Final = ord('"')
 
 _Raw = msgspec.Raw
-_Absent: Final = msgspec.Raw(_NULL)
 _NoItems = Annotated[list[_Raw], msgspec.Meta(max_length=0)] | None
 _NoFields = Annotated[dict[str, _Raw], msgspec.Meta(max_length=0)] | None
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: _Raw = _Absent
+    content: _Raw = ABSENT
     refusal: None = None
-    tool_calls: _Raw = _Absent
-    reasoning_content: _Raw = _Absent
-    reasoning: _Raw = _Absent
+    tool_calls: _Raw = ABSENT
+    reasoning_content: _Raw = ABSENT
+    reasoning: _Raw = ABSENT
     audio: None = None
     annotations: _NoItems = None
     images: _NoItems = None
@@ -89,8 +88,8 @@ def quick_answer(line: bytes) -> Answered | None:
         return None
     usage = body.usage
     content = Content(text, choice.finish_reason, body.model, usage.tokens() if usage is not None else None)
-    if message.tool_calls is not _Absent:
+    if message.tool_calls is not ABSENT:
         content.tool_calls = unless_empty(message.tool_calls)
-    if message.reasoning_content is not _Absent or message.reasoning is not _Absent:
+    if message.reasoning_content is not ABSENT or message.reasoning is not ABSENT:
         content.reasoning = unless_null(message.reasoning_content) or unless_null(message.reasoning)
     return Answered(found.custom_id, content)
